@@ -1,0 +1,60 @@
+# The commands of the project. `make` alone lists them.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+
+.DEFAULT_GOAL := help
+.PHONY: help run test check bench generate fmt lock stubs clean
+
+help: ## List the commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+run: $(VENV)/.suite ## Set up, then run the whole suite here until Ctrl-C
+	@exec $(BIN)/weaver up
+
+test: $(VENV)/.dev ## Set up, then run every test
+	@$(BIN)/pytest $(PYTEST_ARGS)
+
+check: $(VENV)/.dev ## Run every check that CI runs
+	@$(BIN)/python tools/check.py
+
+bench: $(VENV)/.dev ## Measure speed and print a table
+	@$(BIN)/python -m bench
+
+generate: $(VENV)/.dev ## Write gen/ and the generated documents anew
+	@$(BIN)/python tools/generate.py
+
+fmt: $(VENV)/.dev ## Format code and contracts
+	@$(BIN)/ruff format -q . && $(BIN)/ruff check -q --fix . ; $(BIN)/buf format -w protos
+
+stubs: $(VENV)/.dev ## Build the typed client wheel and the descriptor set into dist/
+	@$(BIN)/python tools/stubs.py
+
+lock: $(VENV)/.dev ## Pin the newest versions that pyproject.toml allows, with hashes
+	@UV_NO_CONFIG=1 $(BIN)/uv pip compile -q --upgrade --universal --generate-hashes \
+		--no-emit-index-url --no-header --python-version 3.11 \
+		--extra suite --group dev pyproject.toml -o requirements/dev.txt
+	@UV_NO_CONFIG=1 $(BIN)/uv pip compile -q --universal --generate-hashes \
+		--no-emit-index-url --no-header --python-version 3.11 \
+		--extra suite --constraint requirements/dev.txt pyproject.toml -o requirements/suite.txt
+
+clean: ## Remove what was built and installed; .weaver/ (keys, audit log) stays
+	@rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .coverage .hypothesis
+
+$(BIN)/python:
+	@command -v $(PYTHON) >/dev/null || { echo "Weaver needs Python 3.11 or newer: install it, or set PYTHON=/path/to/python3.11." >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Weaver needs Python 3.11 or newer; $(PYTHON) is older. Set PYTHON=/path/to/python3.11." >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "Python's venv module is missing: on Debian and Ubuntu, apt-get install python3-venv." >&2; exit 1; }
+
+$(VENV)/.suite: requirements/suite.txt pyproject.toml | $(BIN)/python
+	@echo "Installing what the suite needs into $(VENV) (about half a minute) ..."
+	@$(PIP) install -q --progress-bar on --require-hashes -r requirements/suite.txt
+	@$(PIP) install -q --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/.dev: requirements/dev.txt pyproject.toml | $(BIN)/python
+	@echo "Installing the suite and its development tools into $(VENV) (about a minute) ..."
+	@$(PIP) install -q --progress-bar on --require-hashes -r requirements/dev.txt
+	@$(PIP) install -q --no-deps --no-build-isolation -e .
+	@touch $@ $(VENV)/.suite

@@ -1,0 +1,83 @@
+"""Calls that ride together: while one batch is under way the next gathers.
+
+There is no timer: an idle batcher sends at once, a busy one sends what has gathered when the last
+batch returns. So a batch adds no wait of its own, and its size follows the load.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Generic, TypeVar
+
+from services.common.errors import ResourceExhausted
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class Batcher(Generic[Item, Result]):
+    """Gathers items of concurrent callers into batches, one batch under way at a time.
+
+    A caller that is cancelled stops waiting; its item still travels, since it may already have.
+
+    Args:
+        send: takes a batch and returns one result for each item, in order; a result that is an
+            exception is raised for its caller alone, an exception raised fails the whole batch.
+        max_batch: items in one batch at most.
+        max_pending: items waiting at most; beyond it `submit` raises `ResourceExhausted`.
+        concurrency: batches under way at once at most.
+    """
+
+    def __init__(
+        self,
+        send: Callable[[Sequence[Item]], Awaitable[Sequence[Result | Exception]]],
+        *,
+        max_batch: int = 256,
+        max_pending: int = 4096,
+        concurrency: int = 1,
+    ) -> None:
+        """See the class."""
+        self._send = send
+        self._max_batch = max_batch
+        self._max_pending = max_pending
+        self._concurrency = concurrency
+        self._pending: deque[tuple[Item, asyncio.Future[Result]]] = deque()
+        self._under_way: set[asyncio.Task[None]] = set()
+
+    async def submit(self, item: Item) -> Result:
+        """Send an item with the next batch and return its result.
+
+        Raises:
+            ResourceExhausted: too many items are waiting.
+        """
+        if len(self._pending) >= self._max_pending:
+            msg = "Too many requests are waiting; try again."
+            raise ResourceExhausted(msg, reason="QUEUE_FULL", retry_after_s=0.1)
+        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        self._pending.append((item, future))
+        if len(self._under_way) < self._concurrency:
+            task = asyncio.create_task(self._drain())
+            self._under_way.add(task)
+            task.add_done_callback(self._under_way.discard)
+        return await future
+
+    async def close(self) -> None:
+        """Wait until everything that was submitted has been sent."""
+        while self._under_way:
+            await asyncio.gather(*self._under_way)
+
+    async def _drain(self) -> None:
+        while self._pending:
+            size = min(len(self._pending), self._max_batch)
+            batch = [self._pending.popleft() for _ in range(size)]
+            try:
+                results = await self._send([item for item, _ in batch])
+            except Exception as error:  # noqa: BLE001 - every waiting caller learns of it
+                results = [error] * size
+            for (_, future), result in zip(batch, results, strict=True):
+                if future.done():
+                    continue
+                if isinstance(result, Exception):
+                    future.set_exception(result)
+                else:
+                    future.set_result(result)

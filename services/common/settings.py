@@ -1,0 +1,158 @@
+"""What the settings of all services share: the environment, secrets from files, clear refusals.
+
+Every service has one frozen class of settings, built in its `__main__` and nowhere else.
+"""
+
+import os
+import sys
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+Environment = Literal["development", "staging", "production"]
+
+
+class SettingsError(Exception):
+    """A setting is missing or bad; the message is for the operator and names the variable."""
+
+
+class CommonSettings(BaseSettings):
+    """The settings that every service has."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="ignore", populate_by_name=True)
+
+    environment: Environment = Field(
+        "development",
+        validation_alias="ENVIRONMENT",
+        description="`production` refuses development conveniences; `development` offers them.",
+    )
+    state_dir: Path = Field(
+        Path(".weaver"),
+        validation_alias="WEAVER_STATE_DIR",
+        description="Where keys, certificates and the audit log lie when no path is set.",
+    )
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        "INFO", validation_alias="LOG_LEVEL", description="The least severe log line to write."
+    )
+    telemetry_enabled: bool = Field(
+        default=False,
+        validation_alias="WEAVER_TELEMETRY_ENABLED",
+        description="Send traces by OTLP. Prometheus metrics do not depend on it.",
+    )
+    telemetry_endpoint: str = Field(
+        "http://localhost:4317",
+        validation_alias="WEAVER_TELEMETRY_ENDPOINT",
+        description="The collector: port 4317 is OTLP over gRPC, anything else OTLP over HTTP.",
+    )
+    otel_service_name: str = Field(
+        "weaver",
+        validation_alias="OTEL_SERVICE_NAME",
+        description="`service.namespace`, and the prefix of each `service.name`.",
+    )
+    otel_service_version: str = Field(
+        "0.1.0", validation_alias="OTEL_SERVICE_VERSION", description="`service.version`."
+    )
+    mtls_enabled: bool = Field(
+        default=True,
+        validation_alias="WEAVER_MTLS_ENABLED",
+        description="Mutual TLS between services. `false` is for development; production refuses.",
+    )
+    tls_dir: Path | None = Field(
+        None,
+        validation_alias="WEAVER_TLS_DIR",
+        description=(
+            "Holds `ca.pem`, `<service>.pem` and `<service>-key.pem`; read again when renewed. "
+            "Unset: `tls/` in the state directory, made on first start; production must set it."
+        ),
+    )
+    drain_seconds: float = Field(
+        10.0,
+        ge=0,
+        le=600,
+        validation_alias="WEAVER_DRAIN_SECONDS",
+        description="How long calls in flight may go on after SIGTERM.",
+    )
+
+    @property
+    def production(self) -> bool:
+        """Whether development conveniences are refused."""
+        return self.environment == "production"
+
+    @property
+    def tls_path(self) -> Path:
+        """The directory of certificates, set or default."""
+        return self.tls_dir or self.state_dir / "tls"
+
+    def check(self) -> None:
+        """Refuse what production must not run with; services add their own.
+
+        Raises:
+            SettingsError: naming the variable.
+        """
+        if not self.production:
+            return
+        if not self.mtls_enabled:
+            msg = "WEAVER_MTLS_ENABLED: mutual TLS cannot be switched off in production."
+            raise SettingsError(msg)
+        if self.tls_dir is None:
+            msg = "WEAVER_TLS_DIR: production needs certificates of its own; set the directory."
+            raise SettingsError(msg)
+
+
+Settings = TypeVar("Settings", bound=CommonSettings)
+
+
+def load(kind: type[Settings], **overrides: Any) -> Settings:  # noqa: ANN401 - any setting's value
+    """Read a service's settings from the environment and check them.
+
+    Each secret can also come from a file: `NAME_FILE` holds the path of what `NAME` would hold.
+
+    Raises:
+        SettingsError: a variable is missing or bad; the message names it and never its value.
+    """
+    from_files = _secrets_from_files(kind)
+    try:
+        settings = kind(**{**from_files, **overrides})
+    except ValidationError as error:
+        lines = [
+            f"{'.'.join(str(part) for part in problem['loc'])}: {problem['msg']}"
+            for problem in error.errors(include_input=False, include_url=False)
+        ]
+        raise SettingsError("\n".join(lines)) from None
+    settings.check()
+    return settings
+
+
+def load_or_exit(kind: type[Settings], **overrides: Any) -> Settings:  # noqa: ANN401
+    """Read a service's settings, or end the process with status 2 and a sentence."""
+    try:
+        return load(kind, **overrides)
+    except SettingsError as error:
+        sys.stderr.write(f"weaver: cannot start: {error}\n")
+        raise SystemExit(2) from None
+
+
+def pem(value: SecretStr | str) -> bytes:
+    r"""Return a PEM value as bytes, with `\n` written out turned into line ends."""
+    text = value.get_secret_value() if isinstance(value, SecretStr) else value
+    return text.replace("\\n", "\n").encode()
+
+
+def _secrets_from_files(kind: type[CommonSettings]) -> dict[str, str]:
+    values: dict[str, str] = {}
+    for field in kind.model_fields.values():
+        name = str(field.validation_alias)
+        path = os.environ.get(f"{name}_FILE")
+        if path is None:
+            continue
+        if name in os.environ:
+            msg = f"{name} and {name}_FILE are both set; keep one."
+            raise SettingsError(msg)
+        try:
+            values[name] = Path(path).read_text().rstrip("\n")
+        except OSError as error:
+            msg = f"{name}_FILE: cannot read {path}: {error.strerror}"
+            raise SettingsError(msg) from None
+    return values
