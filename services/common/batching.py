@@ -50,6 +50,14 @@ class Batcher(Generic[Item, Result]):
         Raises:
             ResourceExhausted: too many items are waiting.
         """
+        return await self.enqueue(item)
+
+    def enqueue(self, item: Item) -> asyncio.Future[Result]:
+        """Put an item into the next batch without waiting; it travels whatever becomes of the caller.
+
+        Raises:
+            ResourceExhausted: too many items are waiting.
+        """
         if len(self._pending) >= self._max_pending:
             msg = "Too many requests are waiting; try again."
             raise ResourceExhausted(msg, reason="QUEUE_FULL", retry_after_s=0.1)
@@ -59,7 +67,7 @@ class Batcher(Generic[Item, Result]):
             task = asyncio.create_task(self._drain())
             self._under_way.add(task)
             task.add_done_callback(self._under_way.discard)
-        return await future
+        return future
 
     async def close(self) -> None:
         """Wait until everything that was submitted has been sent."""
