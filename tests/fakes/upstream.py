@@ -22,6 +22,7 @@ from typing import Any, Self, cast
 from aiohttp import web
 
 MAX_BODY = 64 * 1024 * 1024
+CUT = web.RequestKey("cut", bool)
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,9 @@ class Upstream:
         app.router.add_put("/_control", self._set)
         app.router.add_delete("/_control", self._forget)
         app.router.add_route("*", "/{path:.*}", self._answer)
-        self._runner = web.AppRunner(app, handler_cancellation=True, access_log=None)
+        self._runner = web.AppRunner(
+            app, handler_cancellation=True, access_log=None, shutdown_timeout=0.2
+        )
 
     @property
     def base_url(self) -> str:
@@ -118,7 +121,7 @@ class Upstream:
     async def __aenter__(self) -> Self:
         """Listen."""
         await self._runner.setup()
-        await web.TCPSite(self._runner, self.host, self.port, shutdown_timeout=0.2).start()
+        await web.TCPSite(self._runner, self.host, self.port).start()
         self.port = self._runner.addresses[0][1]
         return self
 
@@ -155,7 +158,7 @@ class Upstream:
         try:
             yield
         except (asyncio.CancelledError, ConnectionError):
-            if "cut" not in request:
+            if CUT not in request:
                 self.disconnects.append(time.monotonic())
             raise
 
@@ -340,7 +343,7 @@ def _choice(
 
 async def _cut(request: web.Request) -> None:
     transport = cast("asyncio.Transport", request.transport)
-    request["cut"] = True
+    request[CUT] = True
     transport.abort()
     await asyncio.Event().wait()
 
