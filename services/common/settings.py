@@ -6,12 +6,24 @@ Every service has one frozen class of settings, built in its `__main__` and nowh
 import os
 import sys
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 Environment = Literal["development", "staging", "production"]
+
+
+def _split(value: object) -> object:
+    if isinstance(value, str):
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+    return value
+
+
+_LAST_PORT = 65535
+
+CommaSeparated = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+"""A list that the environment holds as `a,b,c`."""
 
 
 class SettingsError(Exception):
@@ -138,6 +150,19 @@ def pem(value: SecretStr | str) -> bytes:
     r"""Return a PEM value as bytes, with `\n` written out turned into line ends."""
     text = value.get_secret_value() if isinstance(value, SecretStr) else value
     return text.replace("\\n", "\n").encode()
+
+
+def split_address(address: str, variable: str) -> tuple[str, int]:
+    """Return host and port of `host:port`; IPv6 hosts stand in brackets.
+
+    Raises:
+        SettingsError: it is neither; the message names the variable.
+    """
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or int(port) > _LAST_PORT:
+        msg = f"{variable}: {address!r} is not host:port."
+        raise SettingsError(msg)
+    return host.removeprefix("[").removesuffix("]"), int(port)
 
 
 def _secrets_from_files(kind: type[CommonSettings]) -> dict[str, str]:

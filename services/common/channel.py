@@ -1,0 +1,271 @@
+"""Channels to neighbours, and calls over them that raise Weaver's errors.
+
+A channel finds a restarted neighbour within a second or two, repeats only what may safely be
+repeated, shows our certificate, and accepts only the neighbour's.
+"""
+
+import asyncio
+import json
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from typing import Any
+
+import grpc
+
+from services.common import certificates, logs, tls
+from services.common.errors import DeadlineExceeded, Unavailable, WeaverError
+from services.common.peer import INSECURE_HEADER
+from services.common.settings import CommonSettings
+from services.common.status import from_rpc_error
+
+Metadata = Sequence[tuple[str, str | bytes]]
+
+_MESSAGE_BYTES = 32 * 1024 * 1024
+_MARGIN_S = 0.01
+_LOOK_S = 5.0
+_RETIRE_S = 600.0
+_OPTIONS: tuple[tuple[str, int | str], ...] = (
+    ("grpc.max_receive_message_length", _MESSAGE_BYTES),
+    ("grpc.max_send_message_length", _MESSAGE_BYTES),
+    ("grpc.max_metadata_size", 32 * 1024),
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
+    # How long one attempt to connect may take.
+    ("grpc.min_reconnect_backoff_ms", 2_000),
+    ("grpc.dns_min_time_between_resolutions_ms", 1_000),
+    ("grpc.use_local_subchannel_pool", 1),
+)
+
+
+def service_config(idempotent: Iterable[str]) -> str:
+    """Return the gRPC service config: spread over all addresses, repeat what may be repeated.
+
+    Args:
+        idempotent: methods, as `/package.Service/Method`, that are safe to send twice.
+    """
+    names = []
+    for path in idempotent:
+        service, _, method = path.removeprefix("/").partition("/")
+        names.append({"service": service, "method": method})
+    policy = {
+        "maxAttempts": 4,
+        "initialBackoff": "0.05s",
+        "maxBackoff": "0.5s",
+        "backoffMultiplier": 2,
+        "retryableStatusCodes": ["UNAVAILABLE"],
+    }
+    config: dict[str, Any] = {"loadBalancingConfig": [{"round_robin": {}}]}
+    if names:
+        config["methodConfig"] = [{"name": names, "retryPolicy": policy}]
+    return json.dumps(config)
+
+
+def open_channel(
+    address: str,
+    settings: CommonSettings,
+    *,
+    own: str,
+    peer: str,
+    idempotent: Iterable[str] = (),
+) -> grpc.aio.Channel:
+    """Open a channel to a neighbour; it connects by itself, now or when the neighbour is there.
+
+    Args:
+        address: `host:port`, or `dns:///name:port` to spread over all addresses of a name.
+        settings: TLS.
+        own: our service's name, whose certificate is shown.
+        peer: the neighbour's name, which its certificate must carry.
+        idempotent: methods, as `/package.Service/Method`, to repeat when the neighbour is away.
+
+    Raises:
+        SettingsError: our certificate cannot be used.
+    """
+    options = (
+        *_OPTIONS,
+        ("grpc.service_config", service_config(idempotent)),
+        ("grpc.ssl_target_name_override", peer),
+    )
+    if not settings.mtls_enabled:
+        return _Channel(lambda: grpc.aio.insecure_channel(address, options), None, own)
+    certificates.ensure(settings)
+    files = tls.CertificateFiles(settings.tls_path, own)
+    return _Channel(
+        lambda: grpc.aio.secure_channel(address, tls.channel_credentials(files.material), options),
+        files,
+        own,
+    )
+
+
+def remaining(context: Any, limit_s: float) -> float:  # noqa: ANN401 - a grpc.aio or local context
+    """Return the seconds that a call made for this context may take: less than the caller waits.
+
+    Raises:
+        DeadlineExceeded: nothing is left.
+    """
+    left_s: float | None = context.time_remaining()
+    if left_s is None:
+        return limit_s
+    left_s -= _MARGIN_S
+    if left_s <= 0:
+        msg = "The deadline passed."
+        raise DeadlineExceeded(msg)
+    return min(limit_s, left_s)
+
+
+async def call(
+    method: Callable[..., Awaitable[Any]],
+    request: object,
+    *,
+    timeout_s: float,
+    metadata: Metadata = (),
+) -> Any:  # noqa: ANN401 - the method's response
+    """Make a unary call with a stub's method; cancelling it cancels the call.
+
+    Raises:
+        WeaverError: what the other side raised, or Unavailable or DeadlineExceeded.
+    """
+    try:
+        return await method(request, timeout=timeout_s, metadata=metadata)
+    except grpc.aio.AioRpcError as error:
+        raise _translated(error) from error
+    except asyncio.CancelledError:
+        _raise_if_not_ours()
+        raise
+
+
+async def stream(
+    method: Callable[..., Any], request: object, *, metadata: Metadata = ()
+) -> AsyncIterator[Any]:
+    """Make a call with a stream of responses; closing the iterator cancels the call.
+
+    Use it within `contextlib.aclosing`, so that leaving the loop early cancels at once.
+
+    Raises:
+        WeaverError: as `call` does.
+    """
+    responses = method(request, metadata=metadata)
+    try:
+        async for response in responses:
+            yield response
+    except grpc.aio.AioRpcError as error:
+        raise _translated(error) from error
+    except asyncio.CancelledError:
+        _raise_if_not_ours()
+        raise
+    finally:
+        if hasattr(responses, "aclose"):
+            await responses.aclose()
+        else:
+            responses.cancel()
+
+
+def _translated(error: grpc.aio.AioRpcError) -> WeaverError:
+    """Return the neighbour's error; that it refuses us is no fault of whoever called us."""
+    found = from_rpc_error(error)
+    if found.reason == "PEER_NOT_ALLOWED":
+        msg = "The service does not accept calls from this one."
+        return Unavailable(msg, reason=found.reason)
+    return found
+
+
+def _raise_if_not_ours() -> None:
+    """Tell a call that broke off (its channel was closed) from a caller who was cancelled."""
+    task = asyncio.current_task()
+    if task is not None and not task.cancelling():
+        msg = "The call was broken off."
+        raise Unavailable(msg, reason="CANCELLED")
+
+
+class _Channel(grpc.aio.Channel):
+    """A channel that follows renewed certificates: new calls take a new channel, old ones end."""
+
+    def __init__(
+        self,
+        connect: Callable[[], grpc.aio.Channel],
+        files: tls.CertificateFiles | None,
+        own: str,
+    ) -> None:
+        self._connect = connect
+        self._files = files
+        self._own = () if files else ((INSECURE_HEADER, own),)
+        self._channel = connect()
+        self._generation = 0
+        self._loop = asyncio.get_running_loop()
+        self._look_at = self._loop.time() + _LOOK_S
+        self._retiring: set[asyncio.Task[None]] = set()
+
+    def unary_unary(self, path: str, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+        return self._method("unary_unary", path, args, kwargs)
+
+    def unary_stream(self, path: str, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+        return self._method("unary_stream", path, args, kwargs)
+
+    def stream_unary(self, path: str, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+        return self._method("stream_unary", path, args, kwargs)
+
+    def stream_stream(self, path: str, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+        return self._method("stream_stream", path, args, kwargs)
+
+    async def close(self, grace: float | None = None) -> None:
+        for task in self._retiring:
+            task.cancel()
+        await asyncio.gather(*self._retiring, return_exceptions=True)
+        await self._channel.close(grace)
+
+    def get_state(self, try_to_connect: bool = False) -> grpc.ChannelConnectivity:  # noqa: FBT001, FBT002 - gRPC's
+        return self._channel.get_state(try_to_connect)
+
+    async def wait_for_state_change(self, last_observed_state: grpc.ChannelConnectivity) -> None:
+        await self._channel.wait_for_state_change(last_observed_state)
+
+    async def channel_ready(self) -> None:
+        await self._channel.channel_ready()
+
+    async def __aenter__(self) -> "_Channel":
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    def _method(
+        self, kind: str, path: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Callable[..., Any]:
+        generation = self._generation
+        current = getattr(self._channel, kind)(path, *args, **kwargs)
+
+        def invoke(request: object, *, metadata: Metadata | None = None, **options: Any) -> Any:  # noqa: ANN401
+            nonlocal generation, current
+            if self._files is not None and self._loop.time() >= self._look_at:
+                self._look()
+            if generation != self._generation:
+                generation = self._generation
+                current = getattr(self._channel, kind)(path, *args, **kwargs)
+            return current(
+                request, metadata=(*(metadata or ()), *self._own, *_context()), **options
+            )
+
+        return invoke
+
+    def _look(self) -> None:
+        self._look_at = self._loop.time() + _LOOK_S
+        if self._files is not None and self._files.renewed():
+            old, self._channel = self._channel, self._connect()
+            self._generation += 1
+            task = asyncio.create_task(old.close(_RETIRE_S))
+            self._retiring.add(task)
+            task.add_done_callback(self._retiring.discard)
+
+
+def _context() -> tuple[tuple[str, str], ...]:
+    """Return the metadata that tie a call to the request under way."""
+    request, trace = logs.request_id.get(), logs.trace_id.get()
+    if not trace:
+        return ()
+    return (
+        ("x-request-id", request),
+        ("traceparent", f"00-{trace}-{secrets.token_hex(8)}-01"),
+    )

@@ -1,0 +1,92 @@
+"""Puts interceptors around a server's methods, each method once.
+
+A streaming behaviour is turned into a coroutine that writes to its context, so that an interceptor
+sees unary and streaming calls alike, and so that a cancelled stream closes its generator at once
+and not when the garbage collector comes by.
+"""
+
+import inspect
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, cast
+
+import grpc
+
+Behaviour = Callable[[Any, Any], Awaitable[Any]]
+Handler = Any  # gRPC's handlers are generic in its stubs alone
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """A method as interceptors see it.
+
+    Attributes:
+        path: `/package.Service/Method`.
+        streaming: whether it answers with a stream.
+    """
+
+    path: str
+    streaming: bool
+
+    @property
+    def service(self) -> str:
+        """The full name of its service."""
+        return self.path.rpartition("/")[0].removeprefix("/")
+
+
+class Interceptor(Protocol):
+    """Something around a call."""
+
+    def wrap(self, method: Method, behaviour: Behaviour) -> Behaviour:
+        """Return the behaviour of a method with something around it."""
+        ...
+
+
+class Chain(grpc.aio.ServerInterceptor):
+    """The interceptors of one server, outermost first."""
+
+    def __init__(self, interceptors: Sequence[Interceptor]) -> None:
+        """See the class."""
+        self._interceptors = tuple(interceptors)
+        self._handlers: dict[str, Handler] = {}
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Handler:
+        """Return the wrapped handler of a method; what is not served is left to gRPC."""
+        path = handler_call_details.method
+        handler = self._handlers.get(path)
+        if handler is None:
+            handler = await continuation(handler_call_details)
+            if handler is not None:
+                handler = self._handlers[path] = self._wrap(path, handler)
+        return handler
+
+    def _wrap(self, path: str, handler: Handler) -> Handler:
+        raw = cast("Any", handler)
+        kind = f"{_ARITY[raw.request_streaming]}_{_ARITY[raw.response_streaming]}"
+        behaviour: Behaviour = getattr(raw, kind)
+        method = Method(path, streaming=raw.response_streaming)
+        if inspect.isasyncgenfunction(behaviour):
+            behaviour = _writing(behaviour)
+        for interceptor in reversed(self._interceptors):
+            behaviour = interceptor.wrap(method, behaviour)
+        build = getattr(grpc, f"{kind}_rpc_method_handler")
+        return cast("Handler", build(behaviour, raw.request_deserializer, raw.response_serializer))
+
+
+_ARITY = {False: "unary", True: "stream"}
+
+
+def _writing(generator: Callable[[Any, Any], Any]) -> Behaviour:
+    async def behaviour(request: object, context: Any) -> None:  # noqa: ANN401 - gRPC's
+        responses = generator(request, context)
+        try:
+            async for response in responses:
+                await context.write(response)
+        finally:
+            await responses.aclose()
+
+    return behaviour

@@ -1,0 +1,35 @@
+"""Turns errors into a status: the only place that aborts a call."""
+
+import asyncio
+from typing import Any
+
+import grpc
+import structlog
+
+from services.common import logs
+from services.common.errors import Internal, WeaverError
+from services.common.interceptors.chain import Behaviour, Method
+from services.common.status import to_status
+
+_log = structlog.get_logger()
+
+
+class Errors:
+    """Applies the table of `services.common.status`; anything unexpected is logged and INTERNAL."""
+
+    def wrap(self, method: Method, behaviour: Behaviour) -> Behaviour:
+        """Return the behaviour with its errors as statuses."""
+
+        async def guarded(request: object, context: Any) -> Any:  # noqa: ANN401 - gRPC's
+            try:
+                return await behaviour(request, context)
+            except (asyncio.CancelledError, grpc.aio.AbortError):
+                raise
+            except Exception as error:  # noqa: BLE001 - the caller must not see it
+                if isinstance(error, Internal) or not isinstance(error, WeaverError):
+                    _log.exception("unexpected error", method=method.path)
+                code, message, trailers = to_status(error, logs.request_id.get())
+                own = tuple(context.trailing_metadata() or ())
+                await context.abort(code, message, own + trailers)
+
+        return guarded

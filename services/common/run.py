@@ -1,0 +1,129 @@
+"""The life of a process: settings, logs, servers, signals, a graceful end.
+
+`serve` is the whole `main` of a service. `weaver up` uses the parts: `host` for each of its
+components, then `until_stopped`, then `drain` for all of them together.
+"""
+
+import asyncio
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from contextlib import AsyncExitStack
+from typing import Protocol, TypeVar, cast
+
+import structlog
+import uvloop
+
+from services.common import logs
+from services.common.component import Component
+from services.common.metrics import serve_metrics
+from services.common.server import Listener, ServerHandle, start_server
+from services.common.settings import CommonSettings, SettingsError, load_or_exit
+
+_log = structlog.get_logger()
+
+
+class Served(Protocol):
+    """What a service's settings say about where it is served, beside `CommonSettings`."""
+
+    @property
+    def listen(self) -> str:
+        """Where to listen: `host:port`."""
+        ...
+
+    @property
+    def metrics_listen(self) -> str:
+        """Where to serve metrics: `host:port`; empty for nowhere."""
+        ...
+
+    @property
+    def allowed_clients(self) -> Collection[str]:
+        """The services that may call."""
+        ...
+
+
+Settings = TypeVar("Settings", bound=CommonSettings)
+Build = Callable[[Settings, AsyncExitStack], Awaitable[Component]]
+Listeners = Callable[[Settings], Sequence[Listener]]
+
+
+async def host(
+    component: Component,
+    settings: CommonSettings,
+    stack: AsyncExitStack,
+    *,
+    listeners: Sequence[Listener] | None = None,
+) -> ServerHandle:
+    """Serve a component and its metrics where its settings say.
+
+    Args:
+        component: what to serve.
+        settings: also a `Served`.
+        stack: ends everything when it closes.
+        listeners: where to serve; None for one `NEIGHBOUR` listener at `settings.listen`.
+
+    Raises:
+        SettingsError: an address is taken, or a certificate is bad.
+    """
+    served = cast("Served", settings)
+    prefix = f"WEAVER_{component.name.upper()}"
+    if listeners is None:
+        listeners = (Listener(served.listen, variable=f"{prefix}_LISTEN"),)
+    serve_metrics(component.metrics, served.metrics_listen, f"{prefix}_METRICS_LISTEN", stack)
+    return await start_server(
+        component,
+        settings,
+        stack,
+        listeners,
+        allowed_clients=getattr(served, "allowed_clients", ()),
+    )
+
+
+async def until_stopped() -> None:
+    """Wait for SIGTERM or SIGINT."""
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    signals = (signal.SIGTERM, signal.SIGINT)
+    for number in signals:
+        loop.add_signal_handler(number, stopped.set)
+    try:
+        await stopped.wait()
+    finally:
+        for number in signals:
+            loop.remove_signal_handler(number)
+
+
+async def drain(handles: Iterable[ServerHandle], grace_s: float) -> None:
+    """Drain several components together."""
+    await asyncio.gather(*(handle.drain(grace_s) for handle in handles))
+
+
+def serve(
+    kind: type[Settings], build: Build[Settings], *, listeners: Listeners[Settings] | None = None
+) -> None:
+    """Run one service until it is told to stop: the whole `main` of a service.
+
+    Args:
+        kind: its class of settings, also a `Served`.
+        build: its wiring.
+        listeners: where to serve; None for one `NEIGHBOUR` listener at `settings.listen`.
+
+    Raises:
+        SystemExit: 2 with a sentence when the service cannot start.
+    """
+    settings = load_or_exit(kind)
+
+    async def main() -> None:
+        async with AsyncExitStack() as stack:
+            component = await build(settings, stack)
+            logs.configure(settings, component.name)
+            where = None if listeners is None else listeners(settings)
+            handle = await host(component, settings, stack, listeners=where)
+            await until_stopped()
+            await drain((handle,), settings.drain_seconds)
+
+    try:
+        uvloop.run(main())
+    except SettingsError as error:
+        sys.stderr.write(f"weaver: cannot start: {error}\n")
+        raise SystemExit(2) from None
