@@ -1,0 +1,49 @@
+"""What Prometheus is told about decisions and the store."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+SECONDS = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
+
+
+class Metrics:
+    """Counts decisions and times the store; implements `ports.Observer`.
+
+    Args:
+        registry: the service's own.
+    """
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        """See the class."""
+        self._decisions = Counter(
+            "ratelimit_decisions_total",
+            "Decisions by verdict, refusing rule and where they were made.",
+            ("verdict", "rule", "source"),
+            registry=registry,
+        )
+        self._up = Gauge(
+            "ratelimit_store_up", "Whether the shared store answers.", registry=registry
+        )
+        self._seconds = Histogram(
+            "ratelimit_store_seconds",
+            "Time for one batch in the shared store.",
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self._children: dict[tuple[bool, str, str], Counter] = {}
+
+    def decided(self, *, admitted: bool, rule: str, source: str) -> None:
+        """Count a decision; `rule` is the one that refused, or empty."""
+        key = (admitted, rule, source)
+        child = self._children.get(key)
+        if child is None:
+            verdict = "admitted" if admitted else "refused"
+            child = self._children[key] = self._decisions.labels(verdict, rule, source)
+        child.inc()
+
+    def store_answered(self, seconds: float) -> None:
+        """Count how long the store took for one batch."""
+        self._seconds.observe(seconds)
+
+    def store_up(self, *, up: bool) -> None:
+        """Say whether the shared store answers."""
+        self._up.set(up)

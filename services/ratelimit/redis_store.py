@@ -1,0 +1,185 @@
+"""Accounts in Valkey or Redis: one script call per operation, on the store's own clock.
+
+The store is up while there is a connection that has proved to take writes. Without one, operations
+fail at once and in no time; a background task tries again until it is back. So no request ever
+waits for a dead store, and nothing needs a restart.
+"""
+
+import asyncio
+import base64
+import hashlib
+import random
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import cast
+
+from services.ratelimit.account import MARK_US
+from services.ratelimit.connection import Address, Command, Connection, open_connection, raise_for
+from services.ratelimit.policy import Policy
+from services.ratelimit.ports import Operation, Outcome, Status, StoreUnavailable, Verb
+
+FIRST_RETRY_S = 0.05
+LAST_RETRY_S = 1.0
+STABLE_S = 1.0
+"""A connection that held so long starts the next series of retries from the first."""
+
+_STATUSES = tuple(Status)
+_VERBS = {verb: verb.value.encode() for verb in Verb}
+
+
+class RedisStore:
+    """Applies operations to accounts in a shared store.
+
+    Args:
+        address: where the store is.
+        timeout_s: the deadline of every exchange.
+        on_change: told when the store comes and goes, with a sentence for operators.
+    """
+
+    def __init__(
+        self, address: Address, *, timeout_s: float, on_change: Callable[[bool, str], None]
+    ) -> None:
+        """See the class."""
+        self._address = address
+        self._timeout_s = timeout_s
+        self._on_change = on_change
+        self._script = Path(__file__).with_name("limiter.lua").read_bytes()
+        digest = hashlib.sha1(self._script, usedforsecurity=False)  # the name Redis gives it
+        self._sha = digest.hexdigest().encode()
+        self._connection: Connection | None = None
+        self._keeper: asyncio.Task[None] | None = None
+        self._decided = asyncio.Event()
+        self._policy: Policy | None = None
+        self._rules: Sequence[tuple[str, str, int, int]] = ()
+
+    async def start(self) -> None:
+        """Try to connect once, then go on in the background; a store that is down is no error."""
+        self._keeper = asyncio.create_task(self._keep_connected())
+        await self._decided.wait()
+
+    async def close(self) -> None:
+        """Disconnect and stop trying."""
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.gather(self._keeper, return_exceptions=True)
+        if self._connection is not None:
+            self._connection.close("closed")
+
+    async def apply(self, operations: Sequence[Operation], policy: Policy) -> Sequence[Outcome]:
+        """Apply operations in order in one round trip.
+
+        Raises:
+            StoreUnavailable: the store is down, or did not answer in time.
+        """
+        connection = self._connection
+        if connection is None:
+            msg = "not connected"
+            raise StoreUnavailable(msg)
+        if policy is not self._policy:
+            self._policy, self._rules = policy, _rule_arguments(policy)
+        commands = [self._command(operation) for operation in operations]
+        replies = await connection.exchange(commands)
+        if any(isinstance(reply, Exception) for reply in replies):
+            replies = await self._repair(connection, commands, replies)
+        return [_outcome(cast("list[int]", reply)) for reply in replies]
+
+    def _command(self, operation: Operation) -> Command:
+        caller = operation.caller
+        key = _account_key(caller.tenant, caller.issuer, caller.subject)
+        field = caller.peer.encode() + b":" + operation.reservation_id
+        command: list[str | bytes | int | float] = [
+            b"EVALSHA",
+            self._sha,
+            b"2",
+            key,
+            key + b":" + field,
+            _VERBS[operation.verb],
+            field,
+            operation.time_to_live_us,
+            MARK_US // 1000,
+        ]
+        for rule, amount in zip(self._rules, operation.amounts, strict=True):
+            command += rule
+            command.append(amount)
+        return tuple(command)
+
+    async def _repair(
+        self, connection: Connection, commands: Sequence[Command], replies: list[object]
+    ) -> list[object]:
+        """Load the script where the store has lost it, and repeat what that prevented."""
+        missing = [
+            index
+            for index, reply in enumerate(replies)
+            if isinstance(reply, Exception) and str(reply).startswith("NOSCRIPT")
+        ]
+        if missing:
+            load: Command = ("SCRIPT", "LOAD", self._script)
+            again = await connection.exchange([load, *(commands[index] for index in missing)])
+            for index, reply in zip(missing, again[1:], strict=True):
+                replies[index] = reply
+        for reply in replies:
+            if isinstance(reply, Exception):
+                # A replica, a full or a loading store: connect anew, and only to one that writes.
+                connection.close(f"the store answered {str(reply).split(' ', 1)[0]}")
+                raise_for(reply)
+        return replies
+
+    async def _keep_connected(self) -> None:
+        loop = asyncio.get_running_loop()
+        delay = FIRST_RETRY_S
+        while True:
+            try:
+                connection = await self._connect()
+            except StoreUnavailable as error:
+                self._tell(up=False, detail=str(error))
+            else:
+                since = loop.time()
+                self._connection = connection
+                self._tell(up=True, detail=str(self._address))
+                await connection.lost.wait()
+                self._connection = None
+                self._tell(up=False, detail=f"{self._address}: {connection.reason}")
+                if loop.time() - since > STABLE_S:
+                    delay = FIRST_RETRY_S
+            await asyncio.sleep(delay * random.uniform(0.5, 1.0))  # noqa: S311 - only spreads load
+            delay = min(delay * 2, LAST_RETRY_S)
+
+    async def _connect(self) -> Connection:
+        """Return a connection to a store that has the script and takes writes."""
+        connection = await open_connection(self._address, timeout_s=self._timeout_s)
+        try:
+            probe: Command = ("SET", "wrl:probe", "", "PX", 1000)
+            load: Command = ("SCRIPT", "LOAD", self._script)
+            for reply in await connection.exchange([load, probe]):
+                if isinstance(reply, Exception):
+                    raise_for(reply)
+        except BaseException:
+            connection.close("refused")
+            raise
+        return connection
+
+    def _tell(self, *, up: bool, detail: str) -> None:
+        self._on_change(up, detail)
+        self._decided.set()
+
+
+@lru_cache(maxsize=4096)
+def _account_key(tenant: str, issuer: str, subject: str) -> bytes:
+    """Name a caller's account; what it is made of cannot be read from it."""
+    parts = [part.encode() for part in (tenant, issuer, subject)]
+    text = b"".join(len(part).to_bytes(4) + part for part in parts)
+    digest = hashlib.blake2b(text, digest_size=16).digest()
+    return b"wrl:{" + base64.urlsafe_b64encode(digest).rstrip(b"=") + b"}"
+
+
+def _rule_arguments(policy: Policy) -> tuple[tuple[str, str, int, int], ...]:
+    return tuple(
+        (rule.name, repr(rule.rate_per_s), rule.burst_micro, int(rule.unit.held))
+        for rule in policy.rules
+    )
+
+
+def _outcome(reply: list[int]) -> Outcome:
+    status, refused, retry_us, expire_us, now_us = reply[:5]
+    return Outcome(_STATUSES[status], refused, retry_us, expire_us, now_us, reply[5:])

@@ -1,0 +1,192 @@
+"""Protobuf to the limiter and back; it checks the form of requests and decides nothing."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from services.common.errors import InvalidArgument
+from services.common.peer import peer_name
+from services.ratelimit.limiter import Decision, Limiter, Reservation, Settlement, Standing
+from services.ratelimit.policy import MAX_AMOUNT, Unit
+from services.ratelimit.ports import Caller
+from weaver.common.v1 import identity_pb2
+from weaver.ratelimit.v1 import ratelimit_service_pb2 as pb
+from weaver.ratelimit.v1 import ratelimit_service_pb2_grpc as rpc
+
+MAX_BATCH = 1_000
+MAX_TIME_TO_LIVE_S = 3_600
+DEFAULT_TIME_TO_LIVE_US = 60_000_000
+
+_ID_BYTES = 16
+_UNITS = {Unit.REQUESTS: pb.UNIT_REQUESTS, Unit.TOKENS: pb.UNIT_TOKENS}
+_SOURCES = {"store": pb.SOURCE_STORE, "local": pb.SOURCE_LOCAL, "none": pb.SOURCE_NONE}
+
+
+class RateLimitServicer(rpc.RateLimitServiceServicer):
+    """Serves `weaver.ratelimit.v1.RateLimitService`."""
+
+    def __init__(self, limiter: Limiter) -> None:
+        """See the class."""
+        self._limiter = limiter
+
+    async def Reserve(self, request: pb.ReserveRequest, context: Any) -> pb.ReserveResponse:  # noqa: ANN401, N802
+        """Reserve one request against every rule of a principal."""
+        reservation = _reservation(request, peer_name(context), "")
+        (decision,) = await self._limiter.reserve((reservation,))
+        return _reserve_response(reservation.id, decision)
+
+    async def BatchReserve(  # noqa: N802
+        self,
+        request: pb.BatchReserveRequest,
+        context: Any,  # noqa: ANN401
+    ) -> pb.BatchReserveResponse:
+        """Reserve many requests in one round trip."""
+        peer = peer_name(context)
+        _check_size(request.requests)
+        reservations = [
+            _reservation(item, peer, f"requests[{index}].")
+            for index, item in enumerate(request.requests)
+        ]
+        decisions = await self._limiter.reserve(reservations)
+        return pb.BatchReserveResponse(
+            responses=[
+                _reserve_response(reservation.id, decision)
+                for reservation, decision in zip(reservations, decisions, strict=True)
+            ]
+        )
+
+    async def Settle(self, request: pb.SettleRequest, context: Any) -> pb.SettleResponse:  # noqa: ANN401, N802
+        """Settle a reservation with the real usage."""
+        (result,) = await self._limiter.settle((_settlement(request, peer_name(context), ""),))
+        return pb.SettleResponse(settled=result.settled, limits=map(_limit, result.standings))
+
+    async def BatchSettle(  # noqa: N802
+        self,
+        request: pb.BatchSettleRequest,
+        context: Any,  # noqa: ANN401
+    ) -> pb.BatchSettleResponse:
+        """Settle many reservations in one round trip."""
+        peer = peer_name(context)
+        _check_size(request.requests)
+        results = await self._limiter.settle(
+            [
+                _settlement(item, peer, f"requests[{index}].")
+                for index, item in enumerate(request.requests)
+            ]
+        )
+        return pb.BatchSettleResponse(
+            responses=[
+                pb.SettleResponse(settled=result.settled, limits=map(_limit, result.standings))
+                for result in results
+            ]
+        )
+
+    async def Renew(self, request: pb.RenewRequest, context: Any) -> pb.RenewResponse:  # noqa: ANN401, N802
+        """Extend the time to live of a reservation."""
+        expire_us = await self._limiter.renew(
+            _caller(request.principal, peer_name(context), ""),
+            _id(request.reservation_id, ""),
+            _time_to_live_us(request, ""),
+        )
+        time = Timestamp()
+        time.FromMicroseconds(expire_us)
+        return pb.RenewResponse(expire_time=time)
+
+    async def Peek(self, request: pb.PeekRequest, context: Any) -> pb.PeekResponse:  # noqa: ANN401, N802
+        """Read the state of a principal's limits."""
+        caller = _caller(request.principal, peer_name(context), "")
+        standings, version, source = await self._limiter.peek(caller)
+        return pb.PeekResponse(
+            limits=map(_limit, standings), policy_version=version, source=_SOURCES[source]
+        )
+
+
+def _reservation(request: pb.ReserveRequest, peer: str, path: str) -> Reservation:
+    return Reservation(
+        _caller(request.principal, peer, path),
+        _id(request.reservation_id, path),
+        _amount(request.requests, path + "requests") or 1,
+        _amount(request.tokens, path + "tokens"),
+        _time_to_live_us(request, path),
+    )
+
+
+def _settlement(request: pb.SettleRequest, peer: str, path: str) -> Settlement:
+    usage = request.usage
+    tokens = _amount(usage.input_tokens, path + "usage.input_tokens")
+    tokens += _amount(usage.output_tokens, path + "usage.output_tokens")
+    return Settlement(
+        _caller(request.principal, peer, path), _id(request.reservation_id, path), tokens
+    )
+
+
+def _caller(principal: identity_pb2.Principal, peer: str, path: str) -> Caller:
+    caller = Caller(principal.tenant, principal.issuer, principal.subject, peer)
+    if not caller.tenant or not caller.subject:
+        field = "principal.subject" if caller.tenant else "principal.tenant"
+        description = "must not be empty."
+        raise InvalidArgument.of_field(path + field, description)
+    return caller
+
+
+def _id(value: bytes, path: str) -> bytes:
+    if len(value) != _ID_BYTES:
+        description = f"must be {_ID_BYTES} bytes, not {len(value)}."
+        raise InvalidArgument.of_field(path + "reservation_id", description)
+    return value
+
+
+def _amount(value: int, field: str) -> int:
+    if not 0 <= value <= MAX_AMOUNT:
+        raise InvalidArgument.of_field(field, f"must be from 0 to {MAX_AMOUNT}.")
+    return value
+
+
+def _time_to_live_us(request: pb.ReserveRequest | pb.RenewRequest, path: str) -> int:
+    if not request.HasField("time_to_live"):
+        return DEFAULT_TIME_TO_LIVE_US
+    duration = request.time_to_live
+    microseconds = duration.seconds * 1_000_000 + duration.nanos // 1000
+    if not 0 < microseconds <= MAX_TIME_TO_LIVE_S * 1_000_000:
+        description = f"must be above 0 s and at most {MAX_TIME_TO_LIVE_S} s."
+        raise InvalidArgument.of_field(path + "time_to_live", description)
+    return microseconds
+
+
+def _check_size(items: Sequence[object]) -> None:
+    if len(items) > MAX_BATCH:
+        field = "requests"
+        raise InvalidArgument.of_field(field, f"must be at most {MAX_BATCH} items.")
+
+
+def _reserve_response(reservation_id: bytes, decision: Decision) -> pb.ReserveResponse:
+    response = pb.ReserveResponse(
+        reservation_id=reservation_id,
+        verdict=pb.VERDICT_ADMITTED if decision.admitted else pb.VERDICT_REFUSED,
+        limits=map(_limit, decision.standings),
+        refused_by=decision.refused_by,
+        policy_version=decision.policy_version,
+        source=_SOURCES[decision.source],
+    )
+    if decision.retry_after_us is not None:
+        response.retry_after.CopyFrom(_duration(decision.retry_after_us))
+    return response
+
+
+def _limit(standing: Standing) -> pb.LimitState:
+    rule = standing.rule
+    return pb.LimitState(
+        name=rule.name,
+        unit=_UNITS[rule.unit],
+        limit=rule.burst,
+        remaining=standing.remaining,
+        reset_after=_duration(standing.reset_after_us),
+        window=_duration(int(rule.window_s * 1_000_000)),
+    )
+
+
+def _duration(microseconds: int) -> Duration:
+    seconds, rest = divmod(microseconds, 1_000_000)
+    return Duration(seconds=seconds, nanos=rest * 1000)

@@ -1,0 +1,124 @@
+"""The settings of the limiter."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, SecretStr
+
+from services.common.settings import CommaSeparated, CommonSettings, SettingsError
+
+
+class RatelimitSettings(CommonSettings):
+    """The limits, the store that holds them, and what applies when it is down."""
+
+    listen: str = Field(
+        "127.0.0.1:8001",
+        validation_alias="WEAVER_RATELIMIT_LISTEN",
+        description="Where the limiter listens for gRPC.",
+    )
+    metrics_listen: str = Field(
+        "127.0.0.1:9465",
+        validation_alias="WEAVER_RATELIMIT_METRICS_LISTEN",
+        description="Where the limiter serves Prometheus metrics; empty: nowhere.",
+    )
+    allowed_clients: CommaSeparated = Field(
+        ("gateway",),
+        validation_alias="WEAVER_RATELIMIT_ALLOWED_CLIENTS",
+        description="The services that may call the limiter, by the name in their certificate.",
+    )
+    audit_address: str = Field(
+        "127.0.0.1:8003",
+        validation_alias="WEAVER_AUDIT_ADDRESS",
+        description="Where the audit service is found.",
+    )
+    rps: float = Field(
+        5.0,
+        ge=0.001,
+        le=1_000_000,
+        validation_alias="WEAVER_RATELIMIT_RPS",
+        description="Requests per second that each principal may make in the long run.",
+    )
+    burst: int = Field(
+        10,
+        ge=1,
+        le=1_000_000,
+        validation_alias="WEAVER_RATELIMIT_BURST",
+        description="Requests that a principal may make at once after a pause.",
+    )
+    tokens_per_minute: int = Field(
+        0,
+        ge=0,
+        le=1_000_000_000,
+        validation_alias="WEAVER_RATELIMIT_TOKENS_PER_MINUTE",
+        description="Tokens (prompt and answer) per minute for each principal; 0: no limit.",
+    )
+    on_store_failure: Literal["local", "deny", "allow"] = Field(
+        "local",
+        validation_alias="WEAVER_RATELIMIT_ON_STORE_FAILURE",
+        description=(
+            "While the store is down: `local` enforces this replica's share in memory, `deny` "
+            "refuses every request, `allow` admits every request."
+        ),
+    )
+    replicas: int = Field(
+        1,
+        ge=1,
+        le=10_000,
+        validation_alias="WEAVER_RATELIMIT_REPLICAS",
+        description="How many limiters share the limits while each is on its own (`local`).",
+    )
+    local_accounts: int = Field(
+        100_000,
+        ge=1,
+        validation_alias="WEAVER_RATELIMIT_LOCAL_ACCOUNTS",
+        description="Principals kept in memory at most (`local`); then the oldest goes.",
+    )
+    store_timeout_ms: int = Field(
+        50,
+        ge=1,
+        le=10_000,
+        validation_alias="WEAVER_RATELIMIT_STORE_TIMEOUT_MS",
+        description="How long one exchange with the store may take.",
+    )
+    redis_host: str = Field(
+        "localhost",
+        validation_alias="REDIS_HOST",
+        description="Host of Valkey or Redis; production must set it or the Unix socket.",
+    )
+    redis_port: int = Field(
+        6379, ge=1, le=65_535, validation_alias="REDIS_PORT", description="Its TCP port."
+    )
+    redis_unix_socket: Path | None = Field(
+        None,
+        validation_alias="REDIS_UNIX_SOCKET",
+        description="Path of its Unix socket, instead of host and port.",
+    )
+    redis_password: SecretStr = Field(
+        SecretStr(""),
+        validation_alias="REDIS_PASSWORD",
+        description="Its password; empty: none.",
+    )
+    redis_db: int = Field(
+        0, ge=0, validation_alias="REDIS_DB", description="The number of its database."
+    )
+    redis_tls: bool = Field(
+        default=False,
+        validation_alias="REDIS_TLS",
+        description="Reach it by TLS and verify its certificate.",
+    )
+    redis_tls_ca: Path | None = Field(
+        None,
+        validation_alias="REDIS_TLS_CA",
+        description="The CA that signed its certificate; unset: the system's.",
+    )
+
+    def check(self) -> None:
+        """Refuse what production must not run with.
+
+        Raises:
+            SettingsError: naming the variable.
+        """
+        super().check()
+        if self.production and not {"redis_host", "redis_unix_socket"} & self.model_fields_set:
+            msg = "REDIS_HOST: production needs a shared store; set it, or REDIS_UNIX_SOCKET."
+            raise SettingsError(msg)
