@@ -6,7 +6,6 @@ repeated, shows our certificate, and accepts only the neighbour's.
 
 import asyncio
 import json
-import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
@@ -14,6 +13,7 @@ import grpc
 
 from services.common import certificates, logs, tls
 from services.common.errors import DeadlineExceeded, Unavailable, WeaverError
+from services.common.identifiers import hex64
 from services.common.peer import INSECURE_HEADER
 from services.common.settings import CommonSettings
 from services.common.status import from_rpc_error
@@ -267,5 +267,5 @@ def _context() -> tuple[tuple[str, str], ...]:
         return ()
     return (
         ("x-request-id", request),
-        ("traceparent", f"00-{trace}-{secrets.token_hex(8)}-01"),
+        ("traceparent", f"00-{trace}-{hex64()}-01"),
     )

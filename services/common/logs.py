@@ -1,35 +1,163 @@
 """Log lines: one JSON object each, to standard error, never with a secret in it.
 
 Fields: `timestamp` (RFC 3339, UTC), `level`, `event`, `service`, and `request_id` and `trace_id`
-where a request is under way. Lines of the standard library's loggers take the same way.
+where a request is under way. Lines of the standard library's loggers take the same way. Whoever
+logs still must not hand over bodies or credentials; the redaction here is the net below.
 """
 
+import atexit
+import datetime as dt
 import logging
+import re
 import sys
-from collections.abc import MutableMapping
+import time
+from collections.abc import Callable, Mapping, MutableMapping
 from contextvars import ContextVar
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Final
 
+import msgspec
 import structlog
 
+from services.common.lines import LineWriter
 from services.common.settings import CommonSettings
 
 request_id: ContextVar[str] = ContextVar("request_id", default="")
 trace_id: ContextVar[str] = ContextVar("trace_id", default="")
 service: ContextVar[str] = ContextVar("service", default="")
 
+REDACTED: Final = "[redacted]"
+_SECRET_KEY = re.compile(
+    r"authorization|cookie|passw|passphrase|secret|credential|private.?key|signing.?key"
+    r"|api.?key|bearer|(?:^|[_-])(?:token|jwt|pem|dsn)$",
+    re.IGNORECASE,
+)
+_SECRET_VALUE = re.compile(
+    r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY-----.*?(?:-----END [A-Z0-9 ]*PRIVATE KEY-----|\Z)"
+    r"|\b(?:bearer|basic)\s+[A-Za-z0-9._~+/=-]{8,}"
+    r"|\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*"
+    r"|\bsk-[A-Za-z0-9_-]{8,}"
+    r"|(?<=://)[^\s/@:]*:[^\s/@]+(?=@)",
+    re.IGNORECASE | re.DOTALL,
+)
+# Looking for these first spares the expression above on nearly every value.
+_HINTS = ("-----BEGIN ", "earer", "asic", "EARER", "ASIC", "eyJ", "sk-", "://")
+_DEPTH = 6
 
-def add_context(_: object, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Add what is known of the request under way."""
-    for name, variable in (
-        ("service", service),
-        ("request_id", request_id),
-        ("trace_id", trace_id),
-    ):
-        value = variable.get()
-        if value and name not in event:
-            event[name] = value
+Event = MutableMapping[str, Any]
+
+
+def redact(_: object, __: str, event: Event) -> Event:
+    """Blank values under keys that look secret, and secrets within values."""
+    for key, value in event.items():
+        event[key] = _clean(key, value, _DEPTH)
     return event
+
+
+_key_is_secret: dict[str, bool] = {}
+_KEYS_REMEMBERED = 4096
+
+
+def _clean(key: str, value: Any, depth: int) -> Any:  # noqa: ANN401 - log values are of any type
+    secret = _key_is_secret.get(key)
+    if secret is None:
+        secret = _SECRET_KEY.search(key) is not None
+        if len(_key_is_secret) < _KEYS_REMEMBERED:
+            _key_is_secret[key] = secret
+    if secret:
+        return REDACTED
+    kind = type(value)
+    if kind is str:
+        return clean_text(value)
+    if kind is int or kind is float or kind is bool or value is None:
+        return value
+    if depth == 0:
+        return "..."
+    if isinstance(value, Mapping):
+        return {str(name): _clean(str(name), item, depth - 1) for name, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_clean("", item, depth - 1) for item in value]
+    return clean_text(value if isinstance(value, str) else repr(value))
+
+
+def clean_text(text: str) -> str:
+    """Blank what looks like a private key, a token or a password in a text."""
+    for hint in _HINTS:
+        if hint in text:
+            return _SECRET_VALUE.sub(REDACTED, text)
+    return text
+
+
+def stamp(_: object, level: str, event: Event) -> Event:
+    """Put time, level and event first, then what is known of the request under way."""
+    line: Event = {
+        "timestamp": _timestamp(time.time()),
+        "level": "error" if level == "exception" else level,
+        "event": event.pop("event", ""),
+        "service": service.get(),
+    }
+    request = request_id.get()
+    if request:
+        line["request_id"] = request
+        line["trace_id"] = trace_id.get()
+    line.update(event)
+    return line
+
+
+def _timestamp(moment: float) -> str:
+    return dt.datetime.fromtimestamp(moment, dt.UTC).isoformat(timespec="microseconds")[:-6] + "Z"
+
+
+_encode = msgspec.json.Encoder(enc_hook=repr).encode
+
+
+def render(_: object, __: str, event: Event) -> bytes:
+    """Return an event as one line of JSON."""
+    return _encode(event)
+
+
+class _Output:
+    """What structlog calls with a finished line; each level is a method."""
+
+    def __init__(self, writer: LineWriter) -> None:
+        self.debug = self.info = self.msg = writer.later
+        self.warning = self.error = self.critical = self.fatal = writer.now
+        self.exception = self.warn = self.err = self.failure = writer.now
+
+
+@dataclass
+class _Quick:
+    """How `line` writes; nowhere until the logs are configured."""
+
+    writer: LineWriter | None = None
+    level: int = logging.INFO
+
+
+_quick = _Quick()
+
+
+def enabled(level: str) -> bool:
+    """Return whether lines of a level are written."""
+    return logging.getLevelNamesMapping()[level.upper()] >= _quick.level
+
+
+def line(level: str, event: str, **fields: str | float) -> None:
+    """Write a line by the shortest way, for what happens on each call.
+
+    The fields must be harmless: they are not looked through for secrets.
+    """
+    writer = _quick.writer
+    if writer is not None:
+        line: dict[str, Any] = {
+            "timestamp": time.time(),
+            "level": level,
+            "event": event,
+            "service": service.get(),
+            "request_id": request_id.get(),
+            "trace_id": trace_id.get(),
+        }
+        line.update(fields)
+        writer.later(line)
 
 
 def configure(settings: CommonSettings, service_name: str) -> None:
@@ -41,27 +169,42 @@ def configure(settings: CommonSettings, service_name: str) -> None:
     """
     service.set(service_name)
     level = logging.getLevelName(settings.log_level)
-    pretty = settings.environment == "development" and sys.stderr.isatty()
-    shared: list[Any] = [
-        structlog.stdlib.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-        add_context,
-        structlog.processors.format_exc_info,
-    ]
-    render: Any = structlog.dev.ConsoleRenderer() if pretty else structlog.processors.JSONRenderer()
+    final: Callable[[Any, Any, Any], bytes] = render
+    if settings.environment == "development" and sys.stderr.isatty():
+        console = structlog.dev.ConsoleRenderer()
+
+        def final(logger: object, name: str, event: Event) -> bytes:
+            return str(console(logger, name, event)).encode()
+
+    def finish(event: dict[str, Any]) -> bytes:
+        event["timestamp"] = _timestamp(event["timestamp"])
+        return final(None, event["level"], event)
+
+    writer = LineWriter(sys.stderr.buffer, finish)
+    atexit.register(writer.flush)
+    output = _Output(writer)
+    _quick.writer, _quick.level = writer, level
     structlog.configure(
-        processors=[*shared, render],
+        processors=[stamp, structlog.processors.format_exc_info, redact, final],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=lambda *_: output,
         cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, render],
-        )
-    )
     root = logging.getLogger()
-    root.handlers[:] = [handler]
-    root.setLevel(level)
+    root.handlers[:] = [_StandardLibrary()]
+    root.setLevel(max(level, logging.INFO))
+
+
+class _StandardLibrary(logging.Handler):
+    """Passes lines of the standard library's loggers on."""
+
+    _log = structlog.get_logger()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Log a record as an event of its logger."""
+        try:
+            self._log.log(
+                record.levelno, record.getMessage(), logger=record.name, exc_info=record.exc_info
+            )
+        except Exception:  # noqa: BLE001 - logging must not break what logs
+            self.handleError(record)

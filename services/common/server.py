@@ -24,11 +24,12 @@ from services.common.component import Component
 from services.common.health import SERVICE_NAME as HEALTH
 from services.common.health import HealthServicer
 from services.common.interceptors.access_log import AccessLog
+from services.common.interceptors.call_metrics import CallMetrics
 from services.common.interceptors.chain import Chain, Interceptor
 from services.common.interceptors.deadline import Deadline
 from services.common.interceptors.errors import Errors
 from services.common.interceptors.peer import Peer
-from services.common.interceptors.telemetry import CallMetrics, Telemetry
+from services.common.interceptors.telemetry import Telemetry
 from services.common.settings import CommonSettings, SettingsError, split_address
 
 _log = structlog.get_logger()
@@ -174,7 +175,7 @@ def _peer(
     listener: Listener, settings: CommonSettings, allowed_clients: Collection[str]
 ) -> Interceptor:
     if listener.kind is Kind.PUBLIC:
-        return Peer(None, believe_metadata=not settings.mtls_enabled)
+        return Peer(None, name="")
     if listener.kind is Kind.NEIGHBOUR:
         return Peer(allowed_clients, believe_metadata=not settings.mtls_enabled)
     if listener.address.startswith("unix:") or not settings.mtls_enabled:

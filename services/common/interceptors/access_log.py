@@ -3,9 +3,7 @@
 import time
 from typing import Any
 
-import structlog
-
-from services.common import peer
+from services.common import logs, peer
 from services.common.health import SERVICE_NAME as HEALTH
 from services.common.interceptors.chain import Behaviour, Method
 from services.common.interceptors.telemetry import outcome
@@ -16,25 +14,25 @@ class AccessLog:
 
     def wrap(self, method: Method, behaviour: Behaviour) -> Behaviour:
         """Return the behaviour with a line after it."""
-        log = structlog.get_logger()
-        write = log.debug if method.service == HEALTH else log.info
-        path = method.path
+        level = "debug" if method.service == HEALTH else "info"
+        path, clock, line = method.path, time.perf_counter, logs.line
 
         async def logged(request: object, context: Any) -> Any:  # noqa: ANN401 - gRPC's
-            start = time.perf_counter()
-            error: BaseException | None = None
+            start = clock()
+            code = "OK"
             try:
                 return await behaviour(request, context)
-            except BaseException as raised:
-                error = raised
+            except BaseException as error:
+                code = outcome(context, error)
                 raise
             finally:
-                write(
+                line(
+                    level,
                     "rpc",
                     method=path,
-                    code=outcome(context, error),
-                    duration_ms=round((time.perf_counter() - start) * 1000, 3),
+                    code=code,
+                    duration_ms=round((clock() - start) * 1000, 3),
                     peer=peer.current.get() or "",
                 )
 
-        return logged
+        return logged if logs.enabled(level) else behaviour

@@ -16,12 +16,13 @@ class Peer:
 
     Args:
         allowed: names that may call; None lets anyone in, with or without a name.
-        name: what every peer of this listener is, where the listener itself proves it.
+        name: what every peer of this listener is, where the listener itself settles it; empty for
+            nobody in particular.
         believe_metadata: take the name from metadata: mutual TLS is off, in development.
     """
 
     def __init__(
-        self, allowed: Collection[str] | None, *, name: str = "", believe_metadata: bool = False
+        self, allowed: Collection[str] | None, *, name: str | None = None, believe_metadata: bool = False
     ) -> None:
         """See the class."""
         self._allowed = None if allowed is None else frozenset(allowed)
@@ -31,13 +32,15 @@ class Peer:
     def wrap(self, method: Method, behaviour: Behaviour) -> Behaviour:
         """Return the behaviour for allowed peers only."""
         allowed = None if method.service == HEALTH else self._allowed
+        fixed, believe_metadata = self._name, self._believe_metadata
 
         async def checked(request: object, context: Any) -> Any:  # noqa: ANN401 - gRPC's
-            name = self._name or (
-                name_from_metadata(context.invocation_metadata())
-                if self._believe_metadata
-                else name_from_certificate(context.auth_context())
-            )
+            if fixed is not None:
+                name = fixed
+            elif believe_metadata:
+                name = name_from_metadata(context.invocation_metadata())
+            else:
+                name = name_from_certificate(context.auth_context())
             current.set(name)
             if allowed is not None and name not in allowed:
                 msg = "This peer is not on the list of allowed clients."
