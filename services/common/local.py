@@ -58,7 +58,7 @@ class LocalChannel:
         """Take a servicer's handlers; the generated `add_…_to_server` also calls the next one."""
 
     def add_registered_method_handlers(
-        self, service: str, handlers: dict[str, grpc.RpcMethodHandler[Any, Any]]
+        self, service: str, handlers: "dict[str, grpc.RpcMethodHandler[Any, Any]]"
     ) -> None:
         """Take a servicer's methods by name."""
         for method, handler in handlers.items():
