@@ -10,6 +10,7 @@ import argparse
 import asyncio
 import base64
 import json
+import logging
 import signal
 import time
 from collections import deque
@@ -110,7 +111,7 @@ class Upstream:
         app.router.add_delete("/_control", self._forget)
         app.router.add_route("*", "/{path:.*}", self._answer)
         self._runner = web.AppRunner(
-            app, handler_cancellation=True, access_log=None, shutdown_timeout=0.2
+            app, handler_cancellation=True, access_log=None, logger=_quiet(), shutdown_timeout=0.2
         )
 
     @property
@@ -339,6 +340,14 @@ def _choice(
 ) -> dict[str, Any]:
     choice = {"index": index, "delta": delta, "finish_reason": finish}
     return {**frame, "choices": [choice]}
+
+
+def _quiet() -> logging.Logger:
+    """Return a logger for what is meant to happen here: clients that leave."""
+    logger = logging.getLogger("tests.fakes.upstream")
+    logger.propagate = False
+    logger.addHandler(logging.NullHandler())
+    return logger
 
 
 async def _cut(request: web.Request) -> None:

@@ -1,0 +1,147 @@
+"""How a provider fails, and what the caller is told of it.
+
+A provider's failure is never the caller's 500, and a provider that refuses *our* key is never the
+caller's 401. What the provider says about the caller's own request passes on, cut and made ASCII,
+because it travels in metadata.
+"""
+
+import email.utils
+import json
+import re
+from collections.abc import Mapping
+
+from services.common.errors import (
+    DeadlineExceeded,
+    InvalidArgument,
+    ResourceExhausted,
+    Unavailable,
+    WeaverError,
+)
+
+VENDOR_BODY_LIMIT = 3 * 1024
+_BAD_GATEWAY: Mapping[str, str] = {"http_status": "502"}
+_REJECTED = frozenset({400, 404, 413, 422})
+_TRANSIENT = frozenset({408, 409, 429})
+_SERVER_ERRORS = 500
+_SECONDS = re.compile(r"\d{1,9}(\.\d{1,9})?")
+
+
+class ProviderError(Exception):
+    """One try failed.
+
+    Args:
+        error: what the caller is told when no other try helps.
+        http_status: the provider's status; 0 when it gave none.
+        retryable: whether the same target may be tried again.
+    """
+
+    def __init__(
+        self, error: WeaverError, *, http_status: int = 0, retryable: bool = False
+    ) -> None:
+        """See the class."""
+        super().__init__(error.message)
+        self.error = error
+        self.http_status = http_status
+        self.retryable = retryable
+
+
+def failed(sentence: str, *, http_status: int = 0, retryable: bool = True) -> ProviderError:
+    """Return the failure of a provider that is gone, broken or talks nonsense."""
+    error = Unavailable(sentence, reason="PROVIDER_FAILED", metadata=_BAD_GATEWAY)
+    return ProviderError(error, http_status=http_status, retryable=retryable)
+
+
+def timed_out(sentence: str) -> ProviderError:
+    """Return the failure of a provider that keeps silent."""
+    return ProviderError(DeadlineExceeded(sentence))
+
+
+def rejected(status: int, body: bytes, secret: str = "") -> ProviderError:
+    """Return the failure of a request that the provider refuses as malformed.
+
+    Args:
+        status: the provider's status.
+        body: the provider's words, which pass on.
+        secret: the provider key, which never does.
+    """
+    shown = vendor_body(body, secret)
+    metadata = {"http_status": str(status)} | ({"vendor_body": shown} if shown else {})
+    sentence = _message(shown) or f"The provider refuses the request with status {status}."
+    error = InvalidArgument(sentence, reason="PROVIDER_REJECTED", metadata=metadata)
+    return ProviderError(error, http_status=status)
+
+
+def from_status(
+    status: int, headers: Mapping[str, str], body: bytes, *, secret: str = "", now: float
+) -> ProviderError:
+    """Return the failure that an HTTP answer other than 200 stands for.
+
+    Args:
+        status: the provider's status.
+        headers: its headers; only `retry-after` is read.
+        body: its words.
+        secret: the provider key, which is cut out of what passes on.
+        now: Unix seconds, for a `retry-after` that is a date.
+    """
+    if status in _REJECTED:
+        return rejected(status, body, secret)
+    if status == 429:  # noqa: PLR2004 - an HTTP status
+        used_up = b"insufficient_quota" in body
+        sentence = "The provider has no quota left." if used_up else "The provider throttles."
+        throttled = ResourceExhausted(
+            sentence,
+            reason="PROVIDER_THROTTLED",
+            retry_after_s=retry_after_s(headers.get("retry-after"), now),
+        )
+        return ProviderError(throttled, http_status=status, retryable=not used_up)
+    if status in {401, 403}:
+        return failed(
+            "The provider refuses the gateway's own credentials.",
+            http_status=status,
+            retryable=False,
+        )
+    return failed(
+        f"The provider answered with status {status}.",
+        http_status=status,
+        retryable=status in _TRANSIENT or status >= _SERVER_ERRORS,
+    )
+
+
+def retry_after_s(value: str | None, now: float) -> float | None:
+    """Return the seconds of a `Retry-After` (RFC 9110, section 10.2.3); None if it is none."""
+    if value is None:
+        return None
+    if _SECONDS.fullmatch(value):
+        return float(value)
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - now)
+    except (ValueError, OverflowError):
+        return None
+
+
+def vendor_body(body: bytes, secret: str = "") -> str:
+    """Return a provider's error object as ASCII JSON of at most 3 KiB; empty when it is none."""
+    if secret:
+        body = body.replace(secret.encode(), b"[removed]")
+    try:
+        value = json.loads(body)
+    except (ValueError, RecursionError):
+        return ""
+    if not isinstance(value, dict):
+        return ""
+    text = json.dumps(value, separators=(",", ":"))
+    if len(text) <= VENDOR_BODY_LIMIT:
+        return text
+    error = value.get("error")
+    error = error if isinstance(error, dict) else {}
+    short = {
+        name: word[:200] if isinstance(word := error.get(name), str) else None
+        for name in ("message", "type", "param", "code")
+    }
+    return json.dumps({"error": short}, separators=(",", ":"))
+
+
+def _message(shown: str) -> str:
+    error = json.loads(shown).get("error") if shown else None
+    message = error.get("message") if isinstance(error, dict) else error
+    return message[:500] if isinstance(message, str) else ""

@@ -1,0 +1,92 @@
+"""What this room needs from outside: providers, a place for health, a place for figures."""
+
+from typing import Protocol
+
+from services.model.call import Answer, Call, Chunk, Dialect, Facts, Headers, Usage
+
+
+class Stream(Protocol):
+    """A provider's answer while it arrives. Its first event is already here."""
+
+    @property
+    def content_type(self) -> str:
+        """The media type."""
+        ...
+
+    @property
+    def headers(self) -> Headers:
+        """Response headers that may pass to the client."""
+        ...
+
+    @property
+    def facts(self) -> Facts:
+        """What the answer has said about itself so far."""
+        ...
+
+    async def read(self) -> Chunk | None:
+        """Return the next events as soon as they are here; None once the answer is whole.
+
+        The terminal chunk is returned only when nothing can go wrong any more.
+
+        Raises:
+            ProviderError: the answer is cut, stalls or makes no sense.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Let go of the provider, within milliseconds, wherever the answer stands."""
+        ...
+
+
+class Provider(Protocol):
+    """A vendor's API. One file each in `services.model.providers`."""
+
+    @property
+    def name(self) -> str:
+        """The name in settings, records, metrics and health."""
+        ...
+
+    @property
+    def dialects(self) -> frozenset[Dialect]:
+        """The dialects that it speaks itself."""
+        ...
+
+    async def generate(self, call: Call) -> Answer:
+        """Return the whole answer; cancelling lets go of the provider at once.
+
+        Raises:
+            ProviderError: there is none.
+        """
+        ...
+
+    async def open(self, call: Call) -> Stream:
+        """Return the answer as a stream, once its first event is here.
+
+        Raises:
+            ProviderError: there is none.
+        """
+        ...
+
+
+class Health(Protocol):
+    """Where the state of dependencies is told."""
+
+    def set(self, name: str, serving: bool, detail: str = "") -> None:  # noqa: FBT001 - common's signature
+        """Note whether a dependency works."""
+        ...
+
+
+class Meter(Protocol):
+    """Where figures are kept."""
+
+    def attempt(self, provider: str, model: str, status: str, duration_s: float) -> None:
+        """Count one call of a provider; `status` is `ok` or a reason in lower case."""
+        ...
+
+    def first_byte(self, provider: str, model: str, duration_s: float) -> None:
+        """Note how long a stream's first event took."""
+        ...
+
+    def tokens(self, provider: str, model: str, usage: Usage) -> None:
+        """Count what a call used."""
+        ...
