@@ -1,0 +1,151 @@
+"""One request as the pipeline sees it, and what it hands back."""
+
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from services.common.errors import ResourceExhausted, WeaverError
+from services.gateway.authorization import Scope
+from services.gateway.events import RecordReference
+from services.gateway.ports import Admission, Generation
+
+Headers = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What the gateway read of a request's body.
+
+    Args:
+        model: the public model name.
+        body: the body as it goes on, with what policy had to change.
+        stream: whether the answer is to be streamed.
+        input_tokens: the estimated tokens of the prompt.
+        output_tokens: the most tokens that the answer may have.
+    """
+
+    model: str
+    body: bytes
+    stream: bool
+    input_tokens: int
+    output_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Surface:
+    """One way in for requests that are recorded.
+
+    Args:
+        name: as records show it.
+        scope: what a caller's roles must allow.
+        read: reads a body, given the most output tokens that the deployment allows.
+        dialect: a `weaver.model.v1.Dialect` without its prefix; "" where no model is called.
+    """
+
+    name: str
+    scope: Scope
+    read: Callable[[bytes, int], Ask]
+    dialect: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One request of a client.
+
+    Args:
+        request_id: ours; the handle to everything the log holds about the request.
+        surface: the way in.
+        body: the vendor's JSON.
+        header: looks up a request header by its name in lower case; "" when it is not there.
+        source_network: the network the client is in, cut to /24 or /48.
+        trace_id: the W3C trace id.
+        arrived: the monotonic time of arrival, in seconds.
+    """
+
+    request_id: str
+    surface: Surface
+    body: bytes
+    header: Callable[[str], str]
+    source_network: str
+    trace_id: str
+    arrived: float
+
+
+class LimitExceeded(ResourceExhausted):
+    """A limit refused the call.
+
+    Args:
+        admission: the verdict, with the state of every limit.
+    """
+
+    def __init__(self, admission: Admission) -> None:
+        """See the class."""
+        rule = admission.decision.rule or "requests"
+        wait_s = admission.retry_after_s or 0.0
+        super().__init__(
+            f"The limit `{rule}` is used up. Try again in {max(wait_s, 0.001):.3g} s.",
+            retry_after_s=wait_s,
+            metadata={"quota": rule},
+        )
+        self.admission = admission
+
+
+@dataclass(frozen=True, slots=True)
+class WholeResponse:
+    """A response that is released at once; its outcome is durable."""
+
+    body: bytes
+    content_type: str
+    headers: Headers
+    admission: Admission
+    record: RecordReference
+    generation: Generation
+
+
+class StreamedResponse(Protocol):
+    """A response that is released as it is produced.
+
+    Iterating to the end releases it whole. `aclose` must be called whatever happens; before the end
+    it cancels the provider and records the outcome as cancelled.
+    """
+
+    @property
+    def content_type(self) -> str:
+        """The media type."""
+        ...
+
+    @property
+    def headers(self) -> Headers:
+        """The response headers that the provider's answer brought."""
+        ...
+
+    @property
+    def admission(self) -> Admission:
+        """The limiter's verdict."""
+        ...
+
+    @property
+    def record(self) -> RecordReference | None:
+        """Where the outcome stands, once it is durable."""
+        ...
+
+    @property
+    def generation(self) -> Generation:
+        """What is known about the call, once it has ended."""
+        ...
+
+    @property
+    def error(self) -> WeaverError | None:
+        """Why the answer broke off, once it has ended; None for a whole one."""
+        ...
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        """Yield the answer piece by piece, whole events each."""
+        ...
+
+    async def aclose(self) -> None:
+        """End the response."""
+        ...
+
+
+Response = WholeResponse | StreamedResponse

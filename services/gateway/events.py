@@ -1,0 +1,131 @@
+"""What the gateway tells the audit log, in the gateway's own words.
+
+The names are those of `weaver.audit.v1.Record`; `services.gateway.audit_client` puts them on the
+wire. An event holds no text of a prompt or an answer, only commitments to them.
+"""
+
+import hashlib
+import hmac
+import os
+from dataclasses import dataclass, field
+from enum import Enum
+
+from services.gateway.principal import Principal
+
+
+class EventType(Enum):
+    """What an event is about."""
+
+    INTENT = "intent"
+    OUTCOME = "outcome"
+    REFUSAL = "refusal"
+    AUDIT_READ = "audit_read"
+    SERVICE_STARTED = "service_started"
+    SERVICE_STOPPED = "service_stopped"
+    DEGRADED_ENTERED = "degraded_entered"
+    DEGRADED_LEFT = "degraded_left"
+
+
+class OutcomeStatus(Enum):
+    """How an admitted request ended."""
+
+    COMPLETED = "completed"
+    FAILED = "failed"
+    INTERRUPTED = "interrupted"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, slots=True)
+class RecordId:
+    """The name of a record: nobody outside the suite can choose one."""
+
+    instance: str
+    epoch: int
+    sequence: int
+
+
+@dataclass(frozen=True, slots=True)
+class RecordReference:
+    """Where a durable record stands."""
+
+    origin: str
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens that a call used; see `weaver.common.v1.Usage`."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cached_input_tokens: int = 0
+    cache_write_input_tokens: int = 0
+    reasoning_tokens: int = 0
+    estimated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LimitDecision:
+    """What the limiter decided, as the record keeps it."""
+
+    verdict: str
+    rule: str = ""
+    policy_version: str = ""
+    source: str = ""
+
+
+class Commitments:
+    """HMAC-SHA-256 commitments of one record, under a random key of its own.
+
+    The key is what makes an erased text impossible to guess; it travels beside the record and never
+    enters the log.
+    """
+
+    __slots__ = ("key", "values")
+
+    def __init__(self) -> None:
+        """Draw the key."""
+        self.key = os.urandom(32)
+        self.values: list[tuple[str, bytes]] = []
+
+    def add(self, kind: str, text: bytes) -> None:
+        """Commit to a text; `kind` is a `CommitmentKind` without its prefix."""
+        self.values.append((kind, hmac.digest(self.key, text, "sha256")))
+
+    def running(self) -> "hmac.HMAC":
+        """Return an HMAC to be fed with a text that arrives in pieces."""
+        return hmac.new(self.key, digestmod=hashlib.sha256)
+
+
+@dataclass(slots=True)
+class Event:
+    """One event, to become one record."""
+
+    type: EventType
+    time: float
+    request_id: str = ""
+    client_request_id: str = ""
+    principal: Principal | None = None
+    source_network: str = ""
+    surface: str = ""
+    intent_id: RecordId | None = None
+    outcome: OutcomeStatus | None = None
+    reason: str = ""
+    http_status: int = 0
+    limit: LimitDecision | None = None
+    requested_model: str = ""
+    answered_model: str = ""
+    provider: str = ""
+    attempts: int = 0
+    usage: Usage | None = None
+    cost_micros: int = 0
+    price_version: str = ""
+    commitments: Commitments | None = None
+    redactions: tuple[tuple[str, str, int], ...] = ()
+    duration_s: float = 0.0
+    upstream_duration_s: float = 0.0
+    trace_id: str = ""
+    count: int = 0
+    stream: bool = False
+    attributes: dict[str, str] = field(default_factory=dict)
+    id: RecordId | None = None

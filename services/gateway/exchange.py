@@ -1,0 +1,193 @@
+"""One admitted request: its intent, its outcome, its reservation.
+
+An exchange is opened once and closed once. Closing hands outcome and settlement over without
+waiting, so it can be done from anywhere, a cancellation included; closing again changes nothing.
+"""
+
+import asyncio
+from collections.abc import Callable
+
+from services.common.clock import Clock
+from services.common.errors import Unavailable, WeaverError
+from services.gateway.calls import Ask, Call
+from services.gateway.events import Commitments, Event, EventType, OutcomeStatus, RecordReference
+from services.gateway.ports import Admission, Generation, Limiter
+from services.gateway.principal import Principal
+from services.gateway.recorder import Recorder
+from services.gateway.redaction import Redactor
+
+OK = 200
+CLIENT_CLOSED_REQUEST = 499
+
+
+class Exchange:
+    """What is known about one admitted request.
+
+    Args:
+        call: the request.
+        ask: what was read of it.
+        principal: who it is made for.
+        admission: the limiter's verdict.
+        redactor: the request's; None when personal data passes.
+        recorder: takes the events.
+        limiter: takes the settlement.
+        clock: for times and durations.
+        http_status: the HTTP status that an error becomes.
+    """
+
+    __slots__ = (
+        "_clock",
+        "_http_status",
+        "_intent",
+        "_limiter",
+        "_recorder",
+        "admission",
+        "answer_commitments",
+        "ask",
+        "call",
+        "closed",
+        "principal",
+        "prompt",
+        "redactor",
+    )
+
+    def __init__(  # noqa: PLR0913 - it is what a request consists of
+        self,
+        call: Call,
+        ask: Ask,
+        principal: Principal,
+        admission: Admission,
+        *,
+        redactor: Redactor | None,
+        recorder: Recorder,
+        limiter: Limiter,
+        clock: Clock,
+        http_status: Callable[[WeaverError], int],
+    ) -> None:
+        """See the class."""
+        self.call = call
+        self.ask = ask
+        self.principal = principal
+        self.admission = admission
+        self.redactor = redactor
+        self.prompt = ask.body if redactor is None else redactor.json(ask.body)
+        self.answer_commitments = Commitments()
+        self._recorder = recorder
+        self._limiter = limiter
+        self._clock = clock
+        self._http_status = http_status
+        self._intent: Event | None = None
+        self.closed = False
+
+    async def open(self) -> None:
+        """Record the intent and wait until it is durable.
+
+        Raises:
+            Unavailable: the log does not answer. No intent was numbered, or an outcome follows it.
+        """
+        event = self._event(EventType.INTENT)
+        commitments = event.commitments = Commitments()
+        commitments.add("PROMPT_RECEIVED", self.call.body)
+        commitments.add("PROMPT_SENT", self.prompt)
+        event.limit = self.admission.decision
+        event.redactions = self._redactions("PROMPT")
+        try:
+            future = self._recorder.submit(event)
+        except Unavailable:
+            self.closed = True
+            self._limiter.settle(self.principal, self.admission, None, 0)
+            raise
+        self._intent = event
+        await future
+
+    @property
+    def opened(self) -> bool:
+        """Whether an intent was numbered, so that an outcome is owed or given."""
+        return self._intent is not None
+
+    def complete(self, generation: Generation) -> "asyncio.Future[RecordReference]":
+        """Close with a whole answer; the future holds where the outcome stands."""
+        return self._close(OutcomeStatus.COMPLETED, generation, "", OK)
+
+    def fail(self, error: WeaverError) -> None:
+        """Close without an answer."""
+        if not self.closed:
+            self._close(OutcomeStatus.FAILED, None, error.reason, self._http_status(error))
+
+    def interrupt(
+        self, generation: Generation | None, reason: str
+    ) -> "asyncio.Future[RecordReference]":
+        """Close with an answer that broke off on the provider's side."""
+        return self._close(OutcomeStatus.INTERRUPTED, generation, reason, OK)
+
+    def cancel(self) -> None:
+        """Close because the client went away."""
+        if not self.closed:
+            status = OutcomeStatus.CANCELLED
+            self._close(status, None, "CANCELLED", CLIENT_CLOSED_REQUEST)
+
+    def renew(self) -> None:
+        """Keep the reservation alive."""
+        self._limiter.renew(self.principal, self.admission)
+
+    async def durable(
+        self, outcome: "asyncio.Future[RecordReference]", timeout_s: float
+    ) -> RecordReference:
+        """Wait until the outcome is durable.
+
+        Raises:
+            Unavailable: it was not in time; the record is still on its way.
+        """
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await outcome
+        except TimeoutError:
+            msg = "The audit log did not confirm the outcome in time, so the answer is withheld."
+            raise Unavailable(msg, reason="AUDIT_UNAVAILABLE", retry_after_s=1.0) from None
+
+    def _close(
+        self, status: OutcomeStatus, generation: Generation | None, reason: str, http_status: int
+    ) -> "asyncio.Future[RecordReference]":
+        self.closed = True
+        event = self._event(EventType.OUTCOME)
+        event.intent_id = None if self._intent is None else self._intent.id
+        event.outcome = status
+        event.reason = reason
+        event.http_status = http_status
+        event.commitments = self.answer_commitments
+        event.redactions = self._redactions("ANSWER")
+        event.duration_s = self._clock.monotonic() - self.call.arrived
+        usage, cost_micros = None, 0
+        if generation is not None:
+            usage, cost_micros = generation.usage, generation.cost_micros
+            event.answered_model = generation.model
+            event.provider = generation.provider
+            event.attempts = generation.attempts
+            event.usage = usage
+            event.cost_micros = cost_micros
+            event.price_version = generation.price_version
+            event.upstream_duration_s = generation.upstream_duration_s
+        self._limiter.settle(self.principal, self.admission, usage, cost_micros)
+        return self._recorder.submit(event, must=True)
+
+    def _event(self, kind: EventType) -> Event:
+        call = self.call
+        return Event(
+            kind,
+            self._clock.time(),
+            request_id=call.request_id,
+            client_request_id=call.header("x-client-request-id")[:128],
+            principal=self.principal,
+            source_network=call.source_network,
+            surface=call.surface.name,
+            requested_model=self.ask.model,
+            trace_id=call.trace_id,
+            stream=self.ask.stream,
+        )
+
+    def _redactions(self, direction: str) -> tuple[tuple[str, str, int], ...]:
+        """Return what was redacted since the last time this was asked."""
+        if self.redactor is None or not self.redactor.counts:
+            return ()
+        counts, self.redactor.counts = self.redactor.counts, {}
+        return tuple((direction, kind, count) for kind, count in sorted(counts.items()))

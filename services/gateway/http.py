@@ -1,0 +1,154 @@
+"""What HTTP clients see beside a body: headers in, headers out, errors as trailers.
+
+Request and response headers are gRPC metadata on this side of Envoy. An error's body travels in the
+trailing metadata `weaver-error-body`, where a filter in Envoy makes it the response's body.
+"""
+
+import ipaddress
+import math
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol
+from urllib.parse import unquote
+
+from services.common import logs
+from services.common.errors import WeaverError
+from services.common.peer import peer_name
+from services.common.status import http_status
+from services.gateway.calls import Call, LimitExceeded, Surface
+from services.gateway.events import RecordReference
+from services.gateway.ports import Admission, LimitState
+
+ERROR_BODY = "weaver-error-body"
+HTTP_STATUS = "weaver-http-status"
+ENVOY = "envoy"
+IPV4_PREFIX = 24
+IPV6_PREFIX = 48
+
+Metadata = list[tuple[str, str]]
+_UNITS = {"requests": "requests", "tokens": "tokens"}
+
+
+class Context(Protocol):
+    """What the servicers use of gRPC's context."""
+
+    def invocation_metadata(self) -> Iterable[tuple[str, str | bytes]] | None:
+        """Return what the caller sent."""
+        ...
+
+    def peer(self) -> str:
+        """Return where the call comes from."""
+        ...
+
+    def set_trailing_metadata(self, metadata: Any) -> None:  # noqa: ANN401 - gRPC's
+        """Set what is sent after the response."""
+        ...
+
+    async def send_initial_metadata(self, metadata: Any) -> None:  # noqa: ANN401 - gRPC's
+        """Send what goes before the response."""
+        ...
+
+
+def request_headers(context: Context) -> Callable[[str], str]:
+    """Return a look-up of request headers by name; "" for one that is not there."""
+    headers = {
+        key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)
+    }
+
+    def header(name: str) -> str:
+        return headers.get(name, "")
+
+    return header
+
+
+def read_call(
+    context: Context, header: Callable[[str], str], surface: Surface, body: bytes, arrived: float
+) -> Call:
+    """Return a model call as the pipeline sees it."""
+    return Call(
+        logs.request_id.get(),
+        surface,
+        body,
+        header,
+        source_network(context, header),
+        logs.trace_id.get(),
+        arrived,
+    )
+
+
+def source_network(context: Context, header: Callable[[str], str]) -> str:
+    """Return the network that a client is in, cut to /24 or /48; "" when it is not known.
+
+    The forwarded address is believed from Envoy alone, and of it only what Envoy itself added.
+    """
+    if peer_name(context) == ENVOY:
+        address = header("x-forwarded-for").rpartition(",")[2].strip()
+    else:
+        kind, _, rest = unquote(context.peer()).partition(":")
+        address = rest.rpartition(":")[0].strip("[]") if kind in {"ipv4", "ipv6"} else ""
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return ""
+    prefix = IPV4_PREFIX if parsed.version == 4 else IPV6_PREFIX  # noqa: PLR2004 - IPv4
+    return str(ipaddress.ip_network((parsed, prefix), strict=False))
+
+
+def response_headers(admission: Admission, record: RecordReference | None) -> Metadata:
+    """Return the headers that a response carries beside the provider's."""
+    headers: Metadata = [("x-request-id", logs.request_id.get())]
+    if record is not None:
+        headers.append(("x-weaver-record", record_header(record)))
+    headers += limit_headers(admission.limits)
+    return headers
+
+
+def record_header(record: RecordReference) -> str:
+    """Return where a record stands, as the header says it: `<origin> <index>`."""
+    return f"{record.origin} {record.index}"
+
+
+def limit_headers(limits: tuple[LimitState, ...]) -> Metadata:
+    """Return the limits as the IETF draft and as OpenAI write them."""
+    if not limits:
+        return []
+    headers: Metadata = [
+        (
+            "ratelimit-policy",
+            ", ".join(
+                f'"{limit.name}";q={limit.limit};w={max(1, math.ceil(limit.window_s))}'
+                for limit in limits
+            ),
+        ),
+        (
+            "ratelimit",
+            ", ".join(
+                f'"{limit.name}";r={limit.remaining};t={math.ceil(limit.reset_after_s)}'
+                for limit in limits
+            ),
+        ),
+    ]
+    for limit in limits:
+        unit = _UNITS.get(limit.unit)
+        if unit is not None:
+            headers += [
+                (f"x-ratelimit-limit-{unit}", str(limit.limit)),
+                (f"x-ratelimit-remaining-{unit}", str(limit.remaining)),
+                (f"x-ratelimit-reset-{unit}", f"{limit.reset_after_s:.3f}s"),
+            ]
+    return headers
+
+
+def error_trailers(error: WeaverError, body: bytes) -> Metadata:
+    """Return the trailing metadata from which Envoy makes the error response."""
+    trailers: Metadata = [
+        (HTTP_STATUS, str(http_status(error))),
+        (ERROR_BODY, body.decode("ascii")),
+        ("x-request-id", logs.request_id.get()),
+    ]
+    if error.retry_after_s is not None:
+        wait_ms = math.ceil(error.retry_after_s * 1000)
+        trailers.append(("retry-after", str(max(1, math.ceil(wait_ms / 1000)))))
+        trailers.append(("retry-after-ms", str(max(1, wait_ms))))
+    if isinstance(error, LimitExceeded):
+        trailers += limit_headers(error.admission.limits)
+    return trailers

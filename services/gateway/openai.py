@@ -1,0 +1,290 @@
+"""OpenAI's JSON as the gateway reads it: the few fields it decides by, its errors, its lists.
+
+Unknown fields pass; what is read is checked, and a wrong field is named as the vendor names it.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import Any, Final, TypeVar
+
+import msgspec
+
+from services.common.errors import (
+    DeadlineExceeded,
+    FieldViolation,
+    Internal,
+    InvalidArgument,
+    ResourceExhausted,
+    Unavailable,
+    WeaverError,
+)
+from services.gateway.calls import Ask
+from services.gateway.ports import ModelInfo
+
+MAX_CHOICES = 128
+MAX_ERROR_BODY = 4096
+BYTES_PER_TOKEN = 4
+ROLES: Final = frozenset(("system", "developer", "user", "assistant", "tool", "function"))
+DONE: Final = b"data: [DONE]\n\n"
+
+Request = TypeVar("Request")
+
+_PATH: Final = re.compile(
+    r"^(?P<what>.*?)(?: - at `(?:key in )?\$\.?(?P<path>[^`]*)`)?$", re.DOTALL
+)
+
+
+class _Message(msgspec.Struct):
+    role: str
+
+
+class _StreamOptions(msgspec.Struct):
+    include_usage: bool | None = None
+
+
+class ChatRequest(msgspec.Struct):
+    """What the gateway reads of a chat completion request."""
+
+    model: str
+    messages: list[_Message]
+    stream: bool | None = None
+    stream_options: _StreamOptions | None = None
+    # JSON knows one kind of number: `1e3` and `16.0` are integers too.
+    max_tokens: int | float | None = None
+    max_completion_tokens: int | float | None = None
+    n: int | float | None = None
+
+    @property
+    def max_output_tokens(self) -> int | None:
+        """The most tokens of one choice that the client allows; None when it does not say."""
+        asked = (self.max_completion_tokens, self.max_tokens)
+        return min((int(value) for value in asked if value is not None), default=None)
+
+    @property
+    def choices(self) -> int:
+        """How many answers the client asks for."""
+        return int(self.n or 1)
+
+
+class EmbeddingsRequest(msgspec.Struct):
+    """What the gateway reads of an embeddings request."""
+
+    model: str
+    input: msgspec.Raw
+
+
+_CHAT: Final = msgspec.json.Decoder(ChatRequest)
+_EMBEDDINGS: Final = msgspec.json.Decoder(EmbeddingsRequest)
+
+
+def parse_chat(body: bytes) -> ChatRequest:
+    """Read and check a chat completion request.
+
+    Raises:
+        InvalidArgument: naming the field.
+    """
+    request = _decode(_CHAT, body)
+    _check_model(request.model)
+    if not request.messages:
+        raise _wrong("messages", "must hold at least one message")
+    for number, message in enumerate(request.messages):
+        if message.role not in ROLES:
+            allowed = ", ".join(sorted(ROLES))
+            raise _wrong(f"messages[{number}].role", f"must be one of {allowed}")
+    for field in ("max_tokens", "max_completion_tokens"):
+        value = getattr(request, field)
+        if value is not None and (value < 1 or value != int(value)):
+            raise _wrong(field, "must be a whole number of at least 1")
+    if request.n is not None and (not 1 <= request.n <= MAX_CHOICES or request.n != int(request.n)):
+        raise _wrong("n", f"must be a whole number from 1 to {MAX_CHOICES}")
+    if request.stream_options is not None and not request.stream:
+        raise _wrong("stream_options", "is allowed only when `stream` is true")
+    return request
+
+
+def parse_embeddings(body: bytes) -> EmbeddingsRequest:
+    """Read and check an embeddings request.
+
+    Raises:
+        InvalidArgument: naming the field.
+    """
+    request = _decode(_EMBEDDINGS, body)
+    _check_model(request.model)
+    if bytes(request.input)[:1] not in (b'"', b"["):
+        raise _wrong("input", "must be a text or a list")
+    return request
+
+
+def chat(body: bytes, most_output_tokens: int) -> Ask:
+    """Read a chat completion request.
+
+    Numbers that allow more output than the deployment are replaced; everything else stays byte for
+    byte.
+
+    Args:
+        body: the client's JSON.
+        most_output_tokens: the most tokens that one choice may have here.
+
+    Raises:
+        InvalidArgument: naming the field.
+    """
+    request = parse_chat(body)
+    for field in ("max_tokens", "max_completion_tokens"):
+        value = getattr(request, field)
+        if value is not None and value > most_output_tokens:
+            body = _replace_number(body, field, most_output_tokens)
+    output = min(request.max_output_tokens or most_output_tokens, most_output_tokens)
+    return Ask(
+        request.model, body, bool(request.stream), prompt_tokens(body), output * request.choices
+    )
+
+
+def embeddings(body: bytes, _: int) -> Ask:
+    """Read an embeddings request.
+
+    Raises:
+        InvalidArgument: naming the field.
+    """
+    request = parse_embeddings(body)
+    return Ask(request.model, body, stream=False, input_tokens=prompt_tokens(body), output_tokens=0)
+
+
+def prompt_tokens(body: bytes) -> int:
+    """Estimate the tokens of a body."""
+    return len(body) // BYTES_PER_TOKEN + 1
+
+
+_TYPES: Final[dict[type[WeaverError], str]] = {
+    ResourceExhausted: "rate_limit_error",
+    Unavailable: "server_error",
+    DeadlineExceeded: "server_error",
+    Internal: "server_error",
+}
+_CODES: Final = {
+    "INVALID_CREDENTIAL": "invalid_api_key",
+    "MISSING_CREDENTIAL": "invalid_api_key",
+    "EXPIRED_CREDENTIAL": "invalid_api_key",
+    "MODEL_NOT_FOUND": "model_not_found",
+    "RATE_LIMITED": "rate_limit_exceeded",
+    "PROVIDER_THROTTLED": "rate_limit_exceeded",
+    "BUDGET_EXHAUSTED": "insufficient_quota",
+}
+
+
+def error_body(error: WeaverError, request_id: str) -> bytes:
+    """Return an error as OpenAI's clients expect it: ASCII JSON of 4 KiB at most.
+
+    A provider's own error body passes through.
+    """
+    vendor = error.metadata.get("vendor_body")
+    if vendor is not None and len(vendor) <= MAX_ERROR_BODY and vendor.isascii():
+        return vendor.encode()
+    kind = next(
+        (name for cls, name in _TYPES.items() if isinstance(error, cls)), "invalid_request_error"
+    )
+    message = error.message
+    if kind == "server_error":
+        message = f"{message} (request id {request_id})"
+    body = {
+        "error": {
+            "message": message,
+            "type": kind,
+            "param": error.violations[0].field if error.violations else _param(error),
+            "code": _CODES.get(error.reason, error.reason.lower()),
+        }
+    }
+    encoded = _ascii_json(body)
+    if len(encoded) > MAX_ERROR_BODY:
+        body["error"]["message"] = message[: MAX_ERROR_BODY // 16] + "…"
+        body["error"]["param"] = None
+        encoded = _ascii_json(body)
+    return encoded
+
+
+def error_event(error: WeaverError, request_id: str) -> bytes:
+    """Return an error as the last event of a stream that broke off; no `[DONE]` follows it."""
+    return b"data: " + error_body(error, request_id) + b"\n\n"
+
+
+def model_json(model: ModelInfo) -> dict[str, Any]:
+    """Return a model as OpenAI lists it."""
+    return {"id": model.id, "object": "model", "created": model.created, "owned_by": model.provider}
+
+
+def model_list(models: Sequence[ModelInfo]) -> bytes:
+    """Return models as OpenAI lists them."""
+    return msgspec.json.encode({"object": "list", "data": [model_json(model) for model in models]})
+
+
+def _param(error: WeaverError) -> str | None:
+    return "model" if error.reason == "MODEL_NOT_FOUND" else None
+
+
+def _check_model(model: str) -> None:
+    if not model:
+        raise _wrong("model", "must name a model")
+
+
+def _decode(decoder: "msgspec.json.Decoder[Request]", body: bytes) -> Request:
+    try:
+        return decoder.decode(body)
+    except msgspec.ValidationError as error:
+        raise _validation_error(str(error)) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        msg = f"The body is not valid JSON: {error}."
+        raise InvalidArgument(msg) from None
+
+
+def _validation_error(text: str) -> InvalidArgument:
+    """Turn msgspec's sentence into one about a field."""
+    match = _PATH.match(text)
+    what, path = (match["what"], match["path"] or "") if match else (text, "")
+    missing = re.fullmatch(r"Object missing required field `([^`]+)`", what)
+    if missing:
+        path = f"{path}.{missing[1]}" if path else missing[1]
+        return _wrong(path, "is required")
+    return _wrong(path or "body", what[:1].lower() + what[1:])
+
+
+def _wrong(field: str, description: str) -> InvalidArgument:
+    return InvalidArgument(
+        f"`{field}` {description}."
+        if not description.startswith("expected")
+        else f"`{field}`: {description}.",
+        violations=(FieldViolation(field, description),),
+    )
+
+
+def _ascii_json(value: object) -> bytes:
+    text = msgspec.json.encode(value).decode()
+    if text.isascii():
+        return text.encode()
+    return "".join(
+        character if character.isascii() else _escape(character) for character in text
+    ).encode()
+
+
+def _escape(character: str) -> str:
+    units = character.encode("utf-16-be")
+    return "".join(f"\\u{units[i]:02x}{units[i + 1]:02x}" for i in range(0, len(units), 2))
+
+
+_TOKEN: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"|[{}\[\]]', re.DOTALL)
+
+
+def _replace_number(body: bytes, field: str, value: int) -> bytes:
+    """Replace the number of a top-level member, every time it stands there."""
+    pattern = re.compile(rb'"' + field.encode() + rb'"([ \t\r\n]*:[ \t\r\n]*)-?[0-9.eE+-]+')
+    pieces: list[bytes] = []
+    done = depth = 0
+    for token in _TOKEN.finditer(body):
+        character = body[token.start()]
+        if character in b"{[":
+            depth += 1
+        elif character in b"}]":
+            depth -= 1
+        elif depth == 1 and (member := pattern.match(body, token.start())):
+            number = member.end(1)
+            pieces += body[done:number], str(value).encode()
+            done = member.end()
+    return b"".join([*pieces, body[done:]])

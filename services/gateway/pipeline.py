@@ -1,0 +1,279 @@
+"""The path of one request, in the order that the promises fix.
+
+    authenticate → authorise → validate → reserve → redact → intent durable
+        → provider → redact → outcome durable → respond, settling beside the outcome
+
+Nothing leaves before the intent is durable, nothing complete returns before the outcome is. Every
+admitted request gets exactly one outcome, whatever becomes of its caller; every refused one is
+counted exactly once.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TypeVar, cast
+
+from services.common.clock import Clock
+from services.common.errors import Internal, Unavailable, WeaverError
+from services.gateway.authentication import Authenticator
+from services.gateway.authorization import Authorizer, Scope
+from services.gateway.calls import Ask, Call, LimitExceeded, Response, WholeResponse
+from services.gateway.catalogue import Catalogue
+from services.gateway.events import RecordReference
+from services.gateway.exchange import CLIENT_CLOSED_REQUEST, Exchange
+from services.gateway.ports import (
+    Admission,
+    Generation,
+    Limiter,
+    Model,
+    ModelCall,
+    ModelInfo,
+    StreamStart,
+    StreamStep,
+)
+from services.gateway.principal import Principal
+from services.gateway.recorder import Recorder
+from services.gateway.redaction import Redactor
+from services.gateway.refusals import Refusal, Refusals
+from services.gateway.streaming import Stream
+
+Result = TypeVar("Result")
+
+MICROS = 1_000_000
+PASSED_HEADERS = ("openai-organization", "openai-project", "openai-beta", "idempotency-key")
+
+
+@dataclass(frozen=True, slots=True)
+class PipelineSettings:
+    """What a deployment decides about the path of a request.
+
+    Args:
+        redact: whether personal data is taken out of prompts and answers.
+        max_output_tokens: the most tokens that one answer may have.
+        request_timeout_s: the most time that a whole answer may take.
+        stream_idle_timeout_s: how long a stream may say nothing.
+    """
+
+    redact: bool
+    max_output_tokens: int
+    request_timeout_s: float
+    stream_idle_timeout_s: float
+
+
+class Pipeline:
+    """Takes calls through the path.
+
+    Args:
+        authenticator: says who is calling.
+        authorizer: says what they may do.
+        catalogue: the public models.
+        limiter: the limits.
+        model: the providers.
+        recorder: the log.
+        refusals: counts what is refused.
+        clock: for times and durations.
+        settings: what the deployment decides.
+        http_status: the HTTP status that an error becomes, for the records.
+        error_event: writes the dialect's error event.
+    """
+
+    def __init__(  # noqa: PLR0913 - the wiring of the path
+        self,
+        *,
+        authenticator: Authenticator,
+        authorizer: Authorizer,
+        catalogue: Catalogue,
+        limiter: Limiter,
+        model: Model,
+        recorder: Recorder,
+        refusals: Refusals,
+        clock: Clock,
+        settings: PipelineSettings,
+        http_status: Callable[[WeaverError], int],
+        error_event: Callable[[WeaverError, str], bytes],
+    ) -> None:
+        """See the class."""
+        self._authenticator = authenticator
+        self._authorizer = authorizer
+        self._catalogue = catalogue
+        self._limiter = limiter
+        self._model = model
+        self._recorder = recorder
+        self._refusals = refusals
+        self._clock = clock
+        self._settings = settings
+        self._http_status = http_status
+        self._error_event = error_event
+
+    def authenticate(self, header: Callable[[str], str]) -> Principal:
+        """Return who is calling.
+
+        Raises:
+            Unauthenticated: no credential, or not a good one.
+        """
+        return self._authenticator.authenticate(header)
+
+    def may(self, principal: Principal, scope: Scope) -> bool:
+        """Return whether a principal's roles allow this."""
+        return self._authorizer.allows(principal, scope)
+
+    async def models(self, header: Callable[[str], str]) -> Sequence[ModelInfo]:
+        """Return the models that the caller may use.
+
+        Raises:
+            Unauthenticated: no credential, or not a good one.
+            Unavailable: the model service cannot be reached and never could.
+        """
+        self.authenticate(header)
+        return await self._catalogue.models()
+
+    async def run(self, call: Call) -> Response:
+        """Take one model call through the path.
+
+        Raises:
+            WeaverError: the call is refused, or there is no answer.
+        """
+        exchange = await self._admit(call)
+        async with self._owning(exchange):
+            await exchange.open()
+            if exchange.ask.stream:
+                return await self._streamed(exchange)
+            return await self._whole(exchange)
+
+    async def read(
+        self, call: Call, reading: Callable[[Principal], Awaitable[Result]]
+    ) -> tuple[Result, Admission, RecordReference]:
+        """Take a reading of audit data through the path: recorded before and after, like a call.
+
+        Raises:
+            WeaverError: the reading is refused, or failed.
+        """
+        exchange = await self._admit(call)
+        async with self._owning(exchange):
+            await exchange.open()
+            result = await reading(exchange.principal)
+            outcome = exchange.complete(Generation())
+            record = await exchange.durable(outcome, self._remaining(exchange))
+            return result, exchange.admission, record
+
+    @asynccontextmanager
+    async def _owning(self, exchange: Exchange) -> AsyncIterator[None]:
+        """See to it that an exchange that fails is closed, whatever the failure."""
+        try:
+            yield
+        except WeaverError as error:
+            if exchange.opened:
+                exchange.fail(error)
+            else:
+                call, status = exchange.call, self._http_status(error)
+                self._count(call, exchange.principal, error.reason, status)
+            raise
+        except asyncio.CancelledError:
+            exchange.cancel()
+            raise
+        except Exception:
+            exchange.fail(Internal("Internal error."))
+            raise
+
+    async def _admit(self, call: Call) -> Exchange:
+        """Decide whether a call may be made; a refusal is counted here, once."""
+        principal: Principal | None = None
+        try:
+            principal = self._authenticator.authenticate(call.header)
+            self._authorizer.require(principal, call.surface.scope)
+            ask = call.surface.read(call.body, self._settings.max_output_tokens)
+            price = await self._price(ask) if call.surface.dialect else 0
+            admission = await self._limiter.reserve(
+                principal,
+                ask.model,
+                tokens=ask.input_tokens + ask.output_tokens,
+                cost_micros=price,
+            )
+            if not admission.admitted:
+                raise LimitExceeded(admission)
+        except WeaverError as error:
+            self._count(call, principal, error.reason, self._http_status(error))
+            raise
+        except asyncio.CancelledError:
+            self._count(call, principal, "CANCELLED", CLIENT_CLOSED_REQUEST)
+            raise
+        return Exchange(
+            call,
+            ask,
+            principal,
+            admission,
+            redactor=Redactor() if self._settings.redact else None,
+            recorder=self._recorder,
+            limiter=self._limiter,
+            clock=self._clock,
+            http_status=self._http_status,
+        )
+
+    async def _price(self, ask: Ask) -> int:
+        """Return the most that a call can cost, in micro-units, rounded up."""
+        model = await self._catalogue.find(ask.model)
+        price = (
+            ask.input_tokens * model.input_price_micros
+            + ask.output_tokens * model.output_price_micros
+        )
+        return -(-price // MICROS)
+
+    async def _whole(self, exchange: Exchange) -> WholeResponse:
+        answer = await self._model.generate(
+            self._model_call(exchange), timeout_s=self._remaining(exchange)
+        )
+        redactor = exchange.redactor
+        body = answer.body if redactor is None else redactor.json(answer.body)
+        exchange.answer_commitments.add("ANSWER_RECEIVED", answer.body)
+        exchange.answer_commitments.add("ANSWER_SENT", body)
+        outcome = exchange.complete(answer.generation)
+        record = await exchange.durable(outcome, self._remaining(exchange))
+        return WholeResponse(
+            body, answer.content_type, answer.headers, exchange.admission, record, answer.generation
+        )
+
+    async def _streamed(self, exchange: Exchange) -> Stream:
+        # The port says iterator; what the clients return can also be closed.
+        steps = cast(
+            "AsyncGenerator[StreamStep, None]", self._model.stream(self._model_call(exchange))
+        )
+        try:
+            start = await anext(steps, None)
+        except BaseException:
+            await steps.aclose()
+            raise
+        if not isinstance(start, StreamStart):
+            await steps.aclose()
+            msg = "The provider did not begin to answer."
+            raise Unavailable(msg, reason="PROVIDER_FAILED")
+        return Stream(
+            exchange,
+            start,
+            steps,
+            clock=self._clock,
+            idle_timeout_s=self._settings.stream_idle_timeout_s,
+            outcome_timeout_s=self._settings.request_timeout_s,
+            error_event=self._error_event,
+        )
+
+    def _model_call(self, exchange: Exchange) -> ModelCall:
+        call = exchange.call
+        headers = tuple((name, value) for name in PASSED_HEADERS if (value := call.header(name)))
+        return ModelCall(
+            call.request_id,
+            exchange.principal,
+            call.surface.dialect,
+            exchange.ask.model,
+            exchange.prompt,
+            headers,
+        )
+
+    def _remaining(self, exchange: Exchange) -> float:
+        spent = self._clock.monotonic() - exchange.call.arrived
+        return max(0.001, self._settings.request_timeout_s - spent)
+
+    def _count(self, call: Call, principal: Principal | None, reason: str, status: int) -> None:
+        self._refusals.count(
+            Refusal(principal, call.source_network, reason, call.surface.name, status)
+        )

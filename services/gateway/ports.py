@@ -1,0 +1,180 @@
+"""What the pipeline needs of its neighbours, in the gateway's own words."""
+
+from collections.abc import AsyncIterator, Awaitable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from services.gateway.events import Event, LimitDecision, RecordReference, Usage
+from services.gateway.principal import Principal
+
+
+@dataclass(frozen=True, slots=True)
+class LimitState:
+    """How one rule stands: `limit` and `remaining` in `unit`, times in seconds."""
+
+    name: str
+    unit: str
+    limit: int
+    remaining: int
+    reset_after_s: float
+    window_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """The limiter's verdict on one request; `retry_after_s` is None when admitted."""
+
+    reservation_id: bytes
+    admitted: bool
+    decision: LimitDecision
+    limits: tuple[LimitState, ...] = ()
+    retry_after_s: float | None = None
+
+
+class Limiter(Protocol):
+    """Decides whether a call may be made."""
+
+    async def reserve(
+        self, principal: Principal, model: str, *, tokens: int, cost_micros: int
+    ) -> Admission:
+        """Reserve one request with its bound.
+
+        Raises:
+            Unavailable: the limiter cannot be reached, or its policy is to deny.
+        """
+        ...
+
+    def settle(
+        self, principal: Principal, admission: Admission, usage: Usage | None, cost_micros: int
+    ) -> None:
+        """Say what a call really used; it is sent in the background, whatever happens here."""
+        ...
+
+    def renew(self, principal: Principal, admission: Admission) -> None:
+        """Keep a reservation alive; it is sent in the background."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCall:
+    """One call as it leaves for the model service."""
+
+    request_id: str
+    principal: Principal
+    dialect: str
+    model: str
+    body: bytes
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """What is known about a call once it has ended."""
+
+    provider: str = ""
+    model: str = ""
+    usage: Usage = field(default_factory=Usage)
+    cost_micros: int = 0
+    price_version: str = ""
+    attempts: int = 0
+    finish_reason: str = ""
+    upstream_duration_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A provider's whole answer."""
+
+    body: bytes
+    content_type: str
+    headers: tuple[tuple[str, str], ...]
+    generation: Generation
+
+
+@dataclass(frozen=True, slots=True)
+class StreamStart:
+    """The provider has begun to answer."""
+
+    content_type: str
+    headers: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StreamChunk:
+    """One or more whole server-sent events; `terminal` ones complete the answer."""
+
+    body: bytes
+    terminal: bool
+
+
+@dataclass(frozen=True, slots=True)
+class StreamEnd:
+    """The provider has ended; `error` is empty when the answer is whole."""
+
+    generation: Generation
+    error: str = ""
+    error_message: str = ""
+
+
+StreamStep = StreamStart | StreamChunk | StreamEnd
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """One public model; prices in micro-units per million tokens, 0 where not known."""
+
+    id: str
+    provider: str
+    context_tokens: int
+    max_output_tokens: int
+    input_price_micros: int
+    output_price_micros: int
+    created: int
+
+
+class Model(Protocol):
+    """Calls providers."""
+
+    async def generate(self, call: ModelCall, *, timeout_s: float) -> Answer:
+        """Return the whole answer.
+
+        Raises:
+            WeaverError: as `weaver.model.v1.ModelService/Generate` says.
+        """
+        ...
+
+    def stream(self, call: ModelCall) -> AsyncIterator[StreamStep]:
+        """Stream the answer; closing the iterator cancels the provider.
+
+        Raises:
+            WeaverError: before the first step, as `generate`.
+        """
+        ...
+
+    async def models(self) -> Sequence[ModelInfo]:
+        """Return every public model.
+
+        Raises:
+            Unavailable: the model service cannot be reached.
+        """
+        ...
+
+
+class AuditLog(Protocol):
+    """Takes events and makes them durable."""
+
+    async def append(self, events: Sequence[Event]) -> Sequence[RecordReference]:
+        """Return where the events stand, once all of them are durable; each has its id.
+
+        Raises:
+            WeaverError: as `weaver.audit.v1.AuditService/AppendRecords` says.
+        """
+        ...
+
+
+class Recorder(Protocol):
+    """Takes one event at a time; see `services.gateway.recorder`."""
+
+    def submit(self, event: Event, *, must: bool = False) -> Awaitable[RecordReference]:
+        """Give the event its id and send it; the result is where it stands, once durable."""
+        ...

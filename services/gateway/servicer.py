@@ -1,0 +1,171 @@
+"""GatewayService on the wire: messages to calls, answers and errors back. No decisions."""
+
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import msgspec
+from google.api import httpbody_pb2
+
+from services.common import logs
+from services.common.errors import Internal, NotFound, WeaverError
+from services.gateway import http, openai, typed
+from services.gateway.authorization import Scope
+from services.gateway.calls import StreamedResponse, Surface, WholeResponse
+from services.gateway.health import HealthReport
+from services.gateway.pipeline import Pipeline
+from weaver.gateway.v1 import gateway_service_pb2 as pb
+from weaver.gateway.v1 import gateway_service_pb2_grpc
+
+JSON = "application/json"
+CHAT = Surface("chat.completions", Scope.GENERATE, openai.chat, "OPENAI_CHAT")
+EMBEDDINGS = Surface("embeddings", Scope.GENERATE, openai.embeddings, "OPENAI_EMBEDDINGS")
+
+
+@contextmanager
+def openai_errors(context: Any) -> Iterator[None]:
+    """Give errors the shape that OpenAI's clients expect, beside their gRPC status."""
+    try:
+        yield
+    except Exception as error:
+        known = error if isinstance(error, WeaverError) else Internal("Internal error.")
+        body = openai.error_body(known, logs.request_id.get())
+        context.set_trailing_metadata(http.error_trailers(known, body))
+        raise
+
+
+class GatewayServicer(gateway_service_pb2_grpc.GatewayServiceServicer):
+    """See `weaver.gateway.v1.GatewayService`.
+
+    Args:
+        pipeline: takes model calls.
+        health: reports how the suite is.
+        default_model: the model of typed calls that name none.
+    """
+
+    def __init__(self, pipeline: Pipeline, health: HealthReport, default_model: str) -> None:
+        """See the class."""
+        self._pipeline = pipeline
+        self._health = health
+        self._generate = Surface(
+            "generate", Scope.GENERATE, partial(typed.generate, default_model), "OPENAI_CHAT"
+        )
+        self._generate_stream = Surface(
+            "generate", Scope.GENERATE, partial(typed.generate_stream, default_model), "OPENAI_CHAT"
+        )
+
+    async def Health(self, request: pb.HealthRequest, context: Any) -> Any:  # noqa: ARG002 - gRPC's signature
+        """Report whether the suite can serve, and each dependency's state."""
+        body = self._health.body()
+        if not self._health.ready:
+            trailers = [(http.HTTP_STATUS, "503"), (http.ERROR_BODY, body.decode("ascii"))]
+            context.set_trailing_metadata(trailers)
+            raise self._health.error()
+        return httpbody_pb2.HttpBody(content_type=JSON, data=body)
+
+    async def WhoAmI(self, request: pb.WhoAmIRequest, context: Any) -> Any:  # noqa: ARG002 - gRPC's signature
+        """Tell a caller who they are taken for."""
+        with openai_errors(context):
+            principal = self._pipeline.authenticate(http.request_headers(context))
+            body = {
+                "tenant": principal.tenant,
+                "issuer": principal.issuer,
+                "subject": principal.subject,
+                "roles": list(principal.roles),
+            }
+            return httpbody_pb2.HttpBody(content_type=JSON, data=msgspec.json.encode(body))
+
+    async def ListModels(self, request: pb.ListModelsRequest, context: Any) -> Any:  # noqa: ARG002 - gRPC's signature
+        """List the models that the caller may use."""
+        with openai_errors(context):
+            models = await self._pipeline.models(http.request_headers(context))
+            return httpbody_pb2.HttpBody(content_type=JSON, data=openai.model_list(models))
+
+    async def GetModel(self, request: pb.GetModelRequest, context: Any) -> Any:
+        """Return one model that the caller may use."""
+        with openai_errors(context):
+            for model in await self._pipeline.models(http.request_headers(context)):
+                if model.id == request.id:
+                    data = msgspec.json.encode(openai.model_json(model))
+                    return httpbody_pb2.HttpBody(content_type=JSON, data=data)
+            msg = f"The model `{request.id[:128]}` does not exist or you may not use it."
+            raise NotFound(msg, reason="MODEL_NOT_FOUND")
+
+    async def ChatCompletions(
+        self, request: httpbody_pb2.HttpBody, context: Any
+    ) -> AsyncIterator[httpbody_pb2.HttpBody]:
+        """Answer OpenAI chat completions, whole or streamed."""
+        response = await self._run(CHAT, request.data, context)
+        if isinstance(response, WholeResponse):
+            yield httpbody_pb2.HttpBody(content_type=response.content_type, data=response.body)
+            return
+        try:
+            content_type = response.content_type
+            async for piece in response:
+                if response.record is not None:
+                    trailer = ("x-weaver-record", http.record_header(response.record))
+                    context.set_trailing_metadata([trailer])
+                yield httpbody_pb2.HttpBody(content_type=content_type, data=piece)
+        finally:
+            await response.aclose()
+
+    async def Embeddings(
+        self, request: httpbody_pb2.HttpBody, context: Any
+    ) -> httpbody_pb2.HttpBody:
+        """Answer OpenAI embeddings."""
+        response = await self._run(EMBEDDINGS, request.data, context)
+        assert isinstance(response, WholeResponse)  # noqa: S101 - the surface never streams
+        return httpbody_pb2.HttpBody(content_type=response.content_type, data=response.body)
+
+    async def Generate(self, request: pb.GenerateRequest, context: Any) -> pb.GenerateResponse:
+        """Answer a typed model call."""
+        response = await self._run(self._generate, request.SerializeToString(), context)
+        assert isinstance(response, WholeResponse)  # noqa: S101 - it did not ask for a stream
+        text = typed.answer_text(response.body)
+        return typed.response(text, response.generation, response.record, logs.request_id.get())
+
+    async def GenerateStream(
+        self, request: pb.GenerateStreamRequest, context: Any
+    ) -> AsyncIterator[pb.GenerateStreamResponse]:
+        """Stream the answer to a typed model call."""
+        response = await self._run(self._generate_stream, request.SerializeToString(), context)
+        assert not isinstance(response, WholeResponse)  # noqa: S101 - it asked for a stream
+        try:
+            async for piece in response:
+                for text in typed.text_deltas(piece):
+                    yield pb.GenerateStreamResponse(text_delta=text)
+            yield self._typed_end(response)
+        finally:
+            await response.aclose()
+
+    def _typed_end(self, response: StreamedResponse) -> pb.GenerateStreamResponse:
+        request_id = logs.request_id.get()
+        error = response.error
+        if error is None:
+            done = typed.response("", response.generation, response.record, request_id)
+            return pb.GenerateStreamResponse(done=done)
+        return pb.GenerateStreamResponse(
+            error=pb.StreamError(reason=error.reason, message=error.message, request_id=request_id)
+        )
+
+    async def _run(
+        self, surface: Surface, body: bytes, context: Any
+    ) -> WholeResponse | StreamedResponse:
+        """Take a call through the pipeline and send what goes before its answer."""
+        arrived = time.monotonic()
+        with openai_errors(context):
+            header = http.request_headers(context)
+            call = http.read_call(context, header, surface, body, arrived)
+            response = await self._pipeline.run(call)
+            whole = isinstance(response, WholeResponse)
+            record = response.record if whole else None
+            headers = http.response_headers(response.admission, record)
+            try:
+                await context.send_initial_metadata((*headers, *response.headers))
+            except BaseException:
+                if not isinstance(response, WholeResponse):
+                    await response.aclose()
+                raise
+            return response

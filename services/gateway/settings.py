@@ -1,0 +1,201 @@
+"""The gateway's settings."""
+
+from typing import Annotated
+
+from pydantic import Field, SecretStr, field_validator
+from pydantic_settings import NoDecode
+
+from services.common.settings import CommonSettings, SettingsError
+
+MODES = frozenset(("api_key", "jwt"))
+ALGORITHMS = frozenset(("RS256", "RS384", "RS512", "PS256", "ES256", "EdDSA"))
+
+Names = Annotated[tuple[str, ...], NoDecode]
+
+
+class GatewaySettings(CommonSettings):
+    """What the gateway reads from its environment."""
+
+    listen: str = Field(
+        "127.0.0.1:8000",
+        validation_alias="WEAVER_GATEWAY_LISTEN",
+        description="Where internal services reach the gateway, over TLS.",
+    )
+    edge_listen: str = Field(
+        "",
+        validation_alias="WEAVER_GATEWAY_EDGE_LISTEN",
+        description=(
+            "Where Envoy reaches the gateway: `unix:/path`, or `host:port` with mutual TLS. "
+            "Empty: nowhere."
+        ),
+    )
+    metrics_listen: str = Field(
+        "127.0.0.1:9464",
+        validation_alias="WEAVER_GATEWAY_METRICS_LISTEN",
+        description="Where Prometheus metrics are served; empty switches them off.",
+    )
+    ratelimit_address: str = Field(
+        "127.0.0.1:8001",
+        validation_alias="WEAVER_RATELIMIT_ADDRESS",
+        description="Where the ratelimit service is.",
+    )
+    model_address: str = Field(
+        "127.0.0.1:8002",
+        validation_alias="WEAVER_MODEL_ADDRESS",
+        description="Where the model service is.",
+    )
+    audit_address: str = Field(
+        "127.0.0.1:8003",
+        validation_alias="WEAVER_AUDIT_ADDRESS",
+        description="Where the audit service is.",
+    )
+    auth_mode: Names = Field(
+        ("api_key",),
+        validation_alias="WEAVER_AUTH_MODE",
+        description="`api_key`, `jwt`, or both with a comma between.",
+    )
+    allowed_api_keys: SecretStr = Field(
+        SecretStr(""),
+        validation_alias="WEAVER_ALLOWED_API_KEYS",
+        description="The API keys that are accepted, with commas between.",
+    )
+    api_key_roles: Names = Field(
+        ("user",),
+        validation_alias="WEAVER_API_KEY_ROLES",
+        description="The roles of all of these API keys, with commas between.",
+    )
+    default_tenant: str = Field(
+        "default",
+        min_length=1,
+        max_length=256,
+        validation_alias="WEAVER_DEFAULT_TENANT",
+        description="The tenant of API keys, and of tokens without a tenant claim.",
+    )
+    jwt_public_key: SecretStr | None = Field(
+        None,
+        validation_alias="WEAVER_JWT_PUBLIC_KEY",
+        description="The public key, PEM, that verifies tokens.",
+    )
+    jwt_algorithms: Names = Field(
+        ("RS256",),
+        validation_alias="WEAVER_JWT_ALGORITHMS",
+        description="The signature algorithms that are accepted, with commas between.",
+    )
+    jwt_issuer: str | None = Field(
+        None,
+        validation_alias="WEAVER_JWT_ISSUER",
+        description="The `iss` that tokens must have; unset accepts any.",
+    )
+    jwt_audience: str | None = Field(
+        None,
+        validation_alias="WEAVER_JWT_AUDIENCE",
+        description="The `aud` that tokens must have; unset accepts any.",
+    )
+    jwt_roles_claim: str = Field(
+        "roles",
+        validation_alias="WEAVER_JWT_ROLES_CLAIM",
+        description="The claim that holds the roles.",
+    )
+    jwt_tenant_claim: str = Field(
+        "tenant",
+        validation_alias="WEAVER_JWT_TENANT_CLAIM",
+        description="The claim that holds the tenant.",
+    )
+    pii_redact: bool = Field(
+        default=True,
+        validation_alias="WEAVER_PII_REDACT",
+        description="Take personal data out of prompts before they leave and of answers.",
+    )
+    request_max_tokens: int = Field(
+        4096,
+        ge=1,
+        validation_alias="WEAVER_REQUEST_MAX_TOKENS",
+        description="The most tokens that one answer may have.",
+    )
+    request_timeout_ms: int = Field(
+        25_000,
+        ge=100,
+        le=600_000,
+        validation_alias="WEAVER_REQUEST_TIMEOUT_MS",
+        description="The most time that a whole answer may take, in milliseconds.",
+    )
+    stream_idle_timeout_ms: int = Field(
+        90_000,
+        ge=100,
+        le=600_000,
+        validation_alias="WEAVER_STREAM_IDLE_TIMEOUT_MS",
+        description="How long a stream may say nothing, in milliseconds.",
+    )
+    ratelimit_timeout_ms: int = Field(
+        1_000,
+        ge=10,
+        le=60_000,
+        validation_alias="WEAVER_RATELIMIT_TIMEOUT_MS",
+        description="How long the limiter may take to decide, in milliseconds.",
+    )
+    audit_timeout_ms: int = Field(
+        2_000,
+        ge=10,
+        le=60_000,
+        validation_alias="WEAVER_AUDIT_TIMEOUT_MS",
+        description=(
+            "How long one attempt to record may take, and how long a call waits for its intent, "
+            "in milliseconds."
+        ),
+    )
+    model_name: str = Field(
+        "stub-model",
+        validation_alias="WEAVER_MODEL_NAME",
+        description="The model of typed calls that name none.",
+    )
+    instance: str = Field(
+        "",
+        validation_alias="WEAVER_GATEWAY_INSTANCE",
+        description="This process's name among the log's writers; empty: from the host's name.",
+    )
+
+    @field_validator("auth_mode", "api_key_roles", "jwt_algorithms", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @field_validator("auth_mode")
+    @classmethod
+    def _known_modes(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not value or not MODES.issuperset(value):
+            msg = "must be `api_key`, `jwt`, or both with a comma between"
+            raise ValueError(msg)
+        return value
+
+    @field_validator("jwt_algorithms")
+    @classmethod
+    def _known_algorithms(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not value or not ALGORITHMS.issuperset(value):
+            msg = f"must be among {', '.join(sorted(ALGORITHMS))}"
+            raise ValueError(msg)
+        return value
+
+    @property
+    def api_keys(self) -> tuple[str, ...]:
+        """The API keys, in clear."""
+        keys = self.allowed_api_keys.get_secret_value().split(",")
+        return tuple(key.strip() for key in keys if key.strip())
+
+    def check(self) -> None:
+        """Refuse what cannot work.
+
+        Raises:
+            SettingsError: naming the variable.
+        """
+        super().check()
+        if "jwt" in self.auth_mode and self.jwt_public_key is None:
+            msg = "WEAVER_JWT_PUBLIC_KEY: WEAVER_AUTH_MODE has `jwt`, so a public key is needed."
+            raise SettingsError(msg)
+        if self.auth_mode == ("api_key",) and not self.api_keys:
+            msg = "WEAVER_ALLOWED_API_KEYS: WEAVER_AUTH_MODE is `api_key`, so a key is needed."
+            raise SettingsError(msg)
+        if self.production and not self.pii_redact:
+            msg = "WEAVER_PII_REDACT: personal data must be redacted in production."
+            raise SettingsError(msg)

@@ -1,0 +1,158 @@
+"""An answer on its way to the client, chunk by chunk.
+
+Chunks pass as they arrive. The events that say the answer is complete are held back until the
+outcome is durable. After the first byte nothing aborts: an answer that breaks off ends with the
+dialect's error event, and no event that says it is complete.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+
+import structlog
+
+from services.common.clock import Clock
+from services.common.errors import DeadlineExceeded, Internal, Unavailable, WeaverError
+from services.gateway.calls import Headers
+from services.gateway.events import RecordReference
+from services.gateway.exchange import Exchange
+from services.gateway.ports import (
+    Admission,
+    Generation,
+    StreamChunk,
+    StreamEnd,
+    StreamStart,
+    StreamStep,
+)
+from services.gateway.stream_redaction import StreamRedactor
+
+RENEW_S = 20.0
+
+_log = structlog.get_logger()
+
+
+class Stream:
+    """One streamed response; see `services.gateway.calls.StreamedResponse`.
+
+    Args:
+        exchange: the admitted request, opened.
+        start: the provider's first step.
+        steps: the steps that follow.
+        clock: for renewing the reservation.
+        idle_timeout_s: how long the provider may say nothing.
+        outcome_timeout_s: how long the log may take to make the outcome durable.
+        error_event: writes the dialect's error event.
+    """
+
+    def __init__(  # noqa: PLR0913 - wiring of one response
+        self,
+        exchange: Exchange,
+        start: StreamStart,
+        steps: AsyncGenerator[StreamStep, None],
+        *,
+        clock: Clock,
+        idle_timeout_s: float,
+        outcome_timeout_s: float,
+        error_event: Callable[[WeaverError, str], bytes],
+    ) -> None:
+        """See the class."""
+        self.content_type = start.content_type
+        self.headers: Headers = start.headers
+        self.record: RecordReference | None = None
+        self.generation = Generation()
+        self.error: WeaverError | None = None
+        self._exchange = exchange
+        self._steps = steps
+        self._clock = clock
+        self._renew_at = clock.monotonic() + RENEW_S
+        self._idle_timeout_s = idle_timeout_s
+        self._outcome_timeout_s = outcome_timeout_s
+        self._error_event = error_event
+        self._received = exchange.answer_commitments.running()
+        self._sent = exchange.answer_commitments.running()
+        self._redactor = None if exchange.redactor is None else StreamRedactor(exchange.redactor)
+
+    @property
+    def admission(self) -> Admission:
+        """The limiter's verdict."""
+        return self._exchange.admission
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        """Yield the answer piece by piece, whole events each."""
+        held: list[bytes] = []
+        step: StreamStep | WeaverError = await self._next()
+        while isinstance(step, StreamChunk):
+            piece = self._redacted(step)
+            if step.terminal:
+                held.append(piece)
+            elif piece:
+                self._sent.update(piece)
+                yield piece
+            self._renew()
+            step = await self._next()
+        if isinstance(step, StreamEnd):
+            self.generation = step.generation
+            self.error = _broken_off(step) if step.error else None
+        elif isinstance(step, WeaverError):
+            self.error = step
+        yield await self._last(b"".join(held))
+
+    async def aclose(self) -> None:
+        """End the response; before its end this cancels the provider."""
+        if not self._exchange.closed:
+            self._commit()
+            self._exchange.cancel()
+        await self._steps.aclose()
+
+    async def _next(self) -> StreamStep | WeaverError:
+        """Return the next step, or the error that stands in its place."""
+        try:
+            async with asyncio.timeout(self._idle_timeout_s):
+                return await anext(self._steps)
+        except TimeoutError:
+            return DeadlineExceeded("The provider stopped answering.")
+        except StopAsyncIteration:
+            return Unavailable("The provider's answer ended too early.", reason="PROVIDER_FAILED")
+        except WeaverError as error:
+            return error
+        except Exception:
+            # Even a defect must let the stream end as its dialect says.
+            _log.exception("the stream of an answer failed")
+            return Internal("Internal error.")
+
+    def _renew(self) -> None:
+        now = self._clock.monotonic()
+        if now >= self._renew_at:
+            self._renew_at = now + RENEW_S
+            self._exchange.renew()
+
+    async def _last(self, held: bytes) -> bytes:
+        """Record the outcome and return the last bytes of the stream."""
+        if self.error is None:
+            self._sent.update(held)
+        self._commit()
+        if self.error is None:
+            outcome = self._exchange.complete(self.generation)
+        else:
+            outcome = self._exchange.interrupt(self.generation, self.error.reason)
+        try:
+            self.record = await self._exchange.durable(outcome, self._outcome_timeout_s)
+        except WeaverError as failure:
+            self.error = self.error or failure
+        if self.error is None:
+            return held
+        return self._error_event(self.error, self._exchange.call.request_id)
+
+    def _redacted(self, chunk: StreamChunk) -> bytes:
+        self._received.update(chunk.body)
+        return chunk.body if self._redactor is None else self._redactor.events(chunk.body)
+
+    def _commit(self) -> None:
+        values = self._exchange.answer_commitments.values
+        values.append(("ANSWER_RECEIVED", self._received.digest()))
+        values.append(("ANSWER_SENT", self._sent.digest()))
+
+
+def _broken_off(end: StreamEnd) -> WeaverError:
+    kind = DeadlineExceeded if end.error == "DEADLINE_EXCEEDED" else Unavailable
+    message = end.error_message or "The provider's answer broke off."
+    return kind(message, reason=end.error)

@@ -1,0 +1,282 @@
+"""From settings to a gateway that is ready to serve."""
+
+import asyncio
+import contextlib
+import os
+import re
+import socket
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+from prometheus_client import CollectorRegistry, Counter, Gauge
+
+from services.common.channel import open_channel
+from services.common.clock import SystemClock
+from services.common.component import Component
+from services.common.errors import Unavailable, WeaverError
+from services.common.health import Health
+from services.common.server import Kind, Listener
+from services.common.settings import pem
+from services.common.status import http_status
+from services.gateway import audit_client, limit_client, model_client, openai
+from services.gateway.audit_client import AuditClient
+from services.gateway.audit_servicer import AuditReaderServicer
+from services.gateway.authentication import APIKeys, Authenticator, TokenPolicy, Tokens
+from services.gateway.authorization import Authorizer
+from services.gateway.catalogue import Catalogue
+from services.gateway.dependencies import Dependencies
+from services.gateway.events import Event, EventType
+from services.gateway.health import HealthReport
+from services.gateway.health_client import HealthClient
+from services.gateway.limit_client import LimitClient
+from services.gateway.model_client import ModelClient
+from services.gateway.pipeline import Pipeline, PipelineSettings
+from services.gateway.recorder import Recorder
+from services.gateway.refusals import Refusals
+from services.gateway.servicer import GatewayServicer
+from services.gateway.settings import GatewaySettings
+from weaver.gateway.v1 import audit_reader_service_pb2_grpc, gateway_service_pb2_grpc
+
+NAME = "gateway"
+SERVICES = ("weaver.gateway.v1.GatewayService", "weaver.gateway.v1.AuditReaderService")
+FLUSH_INTERVAL_S = 1.0
+
+_log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """Channels to the neighbours: gRPC's, or local ones."""
+
+    ratelimit: Any
+    model: Any
+    audit: Any
+
+
+class _Reporter:
+    """Tells logs, metrics, health and the audit log of what changes."""
+
+    def __init__(self, registry: CollectorRegistry, health: Health) -> None:
+        self.recorder: Recorder | None = None
+        self.dependencies: Dependencies | None = None
+        self._health = health
+        self._clock = SystemClock()
+        self._up = Gauge(
+            "weaver_dependency_up",
+            "Whether a dependency of the gateway serves.",
+            ["dependency"],
+            registry=registry,
+        )
+        self._recorded = Counter(
+            "weaver_records", "Records that the log has confirmed.", registry=registry
+        )
+        self._waiting = Gauge(
+            "weaver_records_waiting",
+            "Records that the log has not confirmed yet.",
+            registry=registry,
+        )
+        self._waiting.set_function(lambda: self.recorder.waiting if self.recorder else 0)
+
+    def recorded(self, events: int) -> None:
+        """Count durable records."""
+        self._recorded.inc(events)
+
+    def stalled(self, error: WeaverError | None) -> None:
+        """Note whether the log answers."""
+        if error is None:
+            _log.info("the audit log answers again")
+        else:
+            _log.error("the audit log does not answer", reason=error.reason, error=error.message)
+        self._ready()
+
+    def changed(self, name: str, *, up: bool) -> None:
+        """Note that a dependency came up or went down."""
+        self._up.labels(name).set(up)
+        _log.log(20 if up else 40, "dependency changed", dependency=name, up=up)
+        self._ready()
+        kind = EventType.DEGRADED_LEFT if up else EventType.DEGRADED_ENTERED
+        event = Event(kind, self._clock.time(), attributes={"dependency": name})
+        if self.recorder is not None:
+            with contextlib.suppress(Unavailable):
+                self.recorder.submit(event)
+
+    def _ready(self) -> None:
+        ready = self.dependencies is not None and self.dependencies.ready
+        stalled = self.recorder is not None and self.recorder.stall is not None
+        self._health.set("", ready and not stalled)
+
+
+async def build(
+    settings: GatewaySettings, stack: AsyncExitStack, neighbours: Neighbours | None = None
+) -> Component:
+    """Build the gateway.
+
+    Args:
+        settings: the gateway's.
+        stack: closes what is opened here.
+        neighbours: channels to them; None opens gRPC channels to the addresses in the settings.
+    """
+    clock = SystemClock()
+    registry = CollectorRegistry()
+    health = Health()
+    channels = neighbours or await _open(settings, stack)
+    reporter = _Reporter(registry, health)
+
+    audit = AuditClient(
+        channels.audit,
+        append_timeout_s=settings.audit_timeout_ms / 1000,
+        read_timeout_s=settings.request_timeout_ms / 1000,
+    )
+    recorder = Recorder(
+        audit,
+        reporter,
+        instance=settings.instance or _instance(),
+        clock=clock,
+        patience_s=settings.audit_timeout_ms / 1000,
+    )
+    refusals = Refusals(clock)
+    limiter = LimitClient(channels.ratelimit, timeout_s=settings.ratelimit_timeout_ms / 1000)
+    model = ModelClient(channels.model)
+    dependencies = Dependencies(
+        {
+            "audit": HealthClient(channels.audit),
+            "model": HealthClient(channels.model),
+            "ratelimit": HealthClient(channels.ratelimit),
+        },
+        reporter,
+        clock,
+    )
+    reporter.recorder, reporter.dependencies = recorder, dependencies
+    pipeline = Pipeline(
+        authenticator=_authenticator(settings),
+        authorizer=Authorizer(),
+        catalogue=Catalogue(model, clock),
+        limiter=limiter,
+        model=model,
+        recorder=recorder,
+        refusals=refusals,
+        clock=clock,
+        settings=PipelineSettings(
+            redact=settings.pii_redact,
+            max_output_tokens=settings.request_max_tokens,
+            request_timeout_s=settings.request_timeout_ms / 1000,
+            stream_idle_timeout_s=settings.stream_idle_timeout_ms / 1000,
+        ),
+        http_status=http_status,
+        error_event=openai.error_event,
+    )
+    report = HealthReport(dependencies, recorder, {"audit_on_failure": "deny"}, health)
+    gateway = GatewayServicer(pipeline, report, settings.model_name)
+    reader = AuditReaderServicer(pipeline, audit)
+
+    def register(server: Any) -> None:  # noqa: ANN401 - gRPC's or local
+        gateway_service_pb2_grpc.add_GatewayServiceServicer_to_server(gateway, server)
+        audit_reader_service_pb2_grpc.add_AuditReaderServiceServicer_to_server(reader, server)
+
+    stack.push_async_callback(_flush, recorder, refusals, limiter, clock, settings.drain_seconds)
+    await _start(stack, recorder, refusals, dependencies, clock)
+    return Component(NAME, SERVICES, register, health, registry)
+
+
+def listeners(settings: GatewaySettings) -> list[Listener]:
+    """Return where the gateway listens: for stub users, and for Envoy."""
+    public = Listener(settings.listen, Kind.PUBLIC, "WEAVER_GATEWAY_LISTEN")
+    if not settings.edge_listen:
+        return [public]
+    return [public, Listener(settings.edge_listen, Kind.EDGE, "WEAVER_GATEWAY_EDGE_LISTEN")]
+
+
+async def _open(settings: GatewaySettings, stack: AsyncExitStack) -> Neighbours:
+    def channel(name: str, address: str, idempotent: tuple[str, ...]) -> Any:  # noqa: ANN401
+        opened = open_channel(address, settings, own=NAME, peer=name, idempotent=idempotent)
+        stack.push_async_callback(opened.close)
+        return opened
+
+    return Neighbours(
+        channel("ratelimit", settings.ratelimit_address, limit_client.IDEMPOTENT),
+        channel("model", settings.model_address, model_client.IDEMPOTENT),
+        channel("audit", settings.audit_address, audit_client.IDEMPOTENT),
+    )
+
+
+def _authenticator(settings: GatewaySettings) -> Authenticator:
+    keys = tokens = None
+    if "api_key" in settings.auth_mode:
+        keys = APIKeys(
+            settings.api_keys, tenant=settings.default_tenant, roles=settings.api_key_roles
+        )
+    if "jwt" in settings.auth_mode and settings.jwt_public_key is not None:
+        policy = TokenPolicy(
+            {"": pem(settings.jwt_public_key)},
+            algorithms=settings.jwt_algorithms,
+            issuer=settings.jwt_issuer,
+            audience=settings.jwt_audience,
+            roles_claim=settings.jwt_roles_claim,
+            tenant_claim=settings.jwt_tenant_claim,
+            default_tenant=settings.default_tenant,
+        )
+        tokens = Tokens(policy, SystemClock())
+    return Authenticator(keys, tokens)
+
+
+async def _start(
+    stack: AsyncExitStack,
+    recorder: Recorder,
+    refusals: Refusals,
+    dependencies: Dependencies,
+    clock: SystemClock,
+) -> None:
+    """Start what runs in the background, and record that the service started."""
+
+    async def flush_refusals() -> None:
+        while True:
+            await asyncio.sleep(FLUSH_INTERVAL_S)
+            _submit_refusals(recorder, refusals, everything=False)
+
+    await dependencies.look()
+    with contextlib.suppress(Unavailable):
+        recorder.submit(Event(EventType.SERVICE_STARTED, clock.time()))
+    for background in (flush_refusals(), dependencies.watch()):
+        task = asyncio.create_task(background)
+        stack.push_async_callback(_end, task)
+
+
+async def _end(task: "asyncio.Task[None]") -> None:
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+
+
+async def _flush(
+    recorder: Recorder,
+    refusals: Refusals,
+    limiter: LimitClient,
+    clock: SystemClock,
+    timeout_s: float,
+) -> None:
+    """Send what is owed to the neighbours before the process ends."""
+    _submit_refusals(recorder, refusals, everything=True)
+    recorder.submit(Event(EventType.SERVICE_STOPPED, clock.time()), must=True)
+    left = await recorder.close(timeout_s)
+    if left:
+        _log.error("records could not be handed over", records=left)
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(timeout_s):
+            await limiter.close()
+
+
+def _submit_refusals(recorder: Recorder, refusals: Refusals, *, everything: bool) -> None:
+    for event in refusals.take(everything=everything):
+        try:
+            recorder.submit(event, must=everything)
+        except Unavailable:
+            refusals.put_back(event)
+            return
+
+
+def _instance() -> str:
+    """Return a name for this process: the neighbours know us as `gateway`."""
+    host = re.sub(r"[^A-Za-z0-9.-]", "-", socket.gethostname())[:64]
+    return f"{NAME}-{host}-{os.getpid()}"
