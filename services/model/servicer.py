@@ -35,9 +35,7 @@ class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
         """See the class."""
         self._generator = generator
 
-    async def Generate(  # noqa: N802 - gRPC's name
-        self, request: pb.GenerateRequest, context: Context
-    ) -> pb.GenerateResponse:
+    async def Generate(self, request: pb.GenerateRequest, context: Context) -> pb.GenerateResponse:
         """Call a provider and return its whole answer."""
         call = _call(request, context.time_remaining())
         answer, generation = await self._generator.generate(call)
@@ -48,7 +46,7 @@ class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
             generation=_generation(generation),
         )
 
-    async def GenerateStream(  # noqa: N802
+    async def GenerateStream(
         self, request: pb.GenerateStreamRequest, context: Context
     ) -> AsyncIterator[pb.GenerateStreamResponse]:
         """Call a provider and stream its answer; ending the stream ends the call."""
@@ -70,7 +68,7 @@ class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
         finally:
             await stream.aclose()
 
-    async def ListModels(  # noqa: N802
+    async def ListModels(
         self,
         request: pb.ListModelsRequest,  # noqa: ARG002 - it is empty
         context: Context,  # noqa: ARG002 - gRPC's signature

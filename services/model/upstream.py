@@ -49,7 +49,11 @@ class Reply:
     def __init__(self, response: httpx.Response, limits: Limits) -> None:
         """See the class."""
         self.status = response.status_code
-        self.headers: Mapping[str, str] = response.headers
+        self.headers: Mapping[str, str] = {
+            name.decode("latin-1").lower(): value.decode("latin-1")
+            for name, value in response.headers.raw
+        }
+        """By name in lower case; of two with one name the later."""
         self._stream = cast("httpx.AsyncByteStream", response.stream)
         self._pieces = aiter(self._stream)
         self._limits = limits
@@ -59,10 +63,6 @@ class Reply:
     def content_type(self) -> str:
         """The media type in lower case, without parameters."""
         return self.headers.get("content-type", "").partition(";")[0].strip().lower()
-
-    def passing_headers(self) -> list[tuple[str, str]]:
-        """Return every header, in lower case."""
-        return [(name.lower(), value) for name, value in self.headers.items()]
 
     async def read(self) -> bytes:
         """Return the next piece of the body; empty at its end.
@@ -121,7 +121,7 @@ class Reply:
         await self.aclose()
 
 
-class Upstream:
+class Endpoint:
     """One provider's base URL.
 
     Args:
@@ -209,7 +209,7 @@ def pooled_transport(max_connections: int) -> AiohttpTransport:
 
 
 def _unanswered(error: Exception) -> ProviderError:
-    cause = error.__cause__ or error
+    cause = error.__cause__ if isinstance(error, httpx.HTTPError) else error
     if isinstance(cause, aiohttp.ClientResponseError):
         return failed("The provider's response headers cannot be read.", retryable=False)
     if isinstance(cause, aiohttp.ClientConnectorCertificateError | aiohttp.ClientSSLError):

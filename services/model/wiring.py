@@ -16,7 +16,7 @@ from services.model.retry import RetryPolicy
 from services.model.route import Route, Routes, Target
 from services.model.servicer import ModelServicer
 from services.model.settings import ModelSettings
-from services.model.upstream import Limits, Upstream, pooled_transport
+from services.model.upstream import Endpoint, Limits, pooled_transport
 from services.model.usage import Prices
 from weaver.model.v1 import model_service_pb2_grpc
 
@@ -74,8 +74,8 @@ def _provider(settings: ModelSettings, clock: Clock, stack: AsyncExitStack) -> P
         settings.max_answer_bytes,
     )
     key = settings.api_key.get_secret_value()
-    upstream = Upstream(transport, settings.endpoint, _headers(key), limits)
-    return OpenAI(upstream, clock, secret=key, ask_usage=settings.stream_usage)
+    endpoint = Endpoint(transport, settings.endpoint, _headers(key), limits)
+    return OpenAI(endpoint, clock, secret=key, ask_usage=settings.stream_usage)
 
 
 def _headers(key: str) -> tuple[tuple[str, str], ...]:

@@ -16,7 +16,7 @@ from services.model.failure import ProviderError, failed, from_status, timed_out
 from services.model.headers import from_provider, is_plain, to_provider
 from services.model.openai_chat import StreamPlan, StreamWatch, plan_stream, premature, read_answer
 from services.model.sse import Parser, SSEError
-from services.model.upstream import Reply, Upstream
+from services.model.upstream import Endpoint, Reply
 
 _PATHS: Mapping[Dialect, str] = {
     Dialect.OPENAI_CHAT: "/chat/completions",
@@ -33,7 +33,7 @@ class OpenAI:
     """A server with OpenAI's API.
 
     Args:
-        upstream: its base URL, with the credential among its headers.
+        endpoint: its base URL, with the credential among its headers.
         clock: for `Retry-After` dates.
         secret: the provider key, to cut it out of anything that the provider says.
         ask_usage: whether to ask streams for their usage when the client did not.
@@ -44,7 +44,7 @@ class OpenAI:
 
     def __init__(
         self,
-        upstream: Upstream,
+        endpoint: Endpoint,
         clock: Clock,
         *,
         secret: str = "",
@@ -53,7 +53,7 @@ class OpenAI:
     ) -> None:
         """See the class."""
         self.name = name
-        self._upstream = upstream
+        self._endpoint = endpoint
         self._clock = clock
         self._secret = secret
         self._ask_usage = ask_usage
@@ -61,7 +61,7 @@ class OpenAI:
     async def generate(self, call: Call) -> Answer:
         """Return the whole answer."""
         path = _PATHS[call.dialect]
-        async with await self._upstream.post(path, call.body, _request_headers(call)) as reply:
+        async with await self._endpoint.post(path, call.body, _request_headers(call)) as reply:
             if reply.status != _OK:
                 raise await self._refused(call, reply)
             _expect(reply, "application/json")
@@ -77,8 +77,8 @@ class OpenAI:
         """Return the answer as a stream, once its first event is here."""
         plan = plan_stream(call.body, ask_usage=self._ask_usage)
         try:
-            async with asyncio.timeout(self._upstream.limits.first_byte_s):
-                reply = await self._upstream.post(
+            async with asyncio.timeout(self._endpoint.limits.first_byte_s):
+                reply = await self._endpoint.post(
                     _PATHS[call.dialect], plan.body, _request_headers(call)
                 )
                 try:
