@@ -69,7 +69,7 @@ _PATTERNS: Final[tuple[tuple[str, str, Callable[[str], bool]], ...]] = (
     ("CARD", r"%s[0-9](?:[ -]?[0-9]){12,18}%s", _is_card),
     ("SSN", r"%s[0-9]{3}-[0-9]{2}-[0-9]{4}%s", _is_ssn),
     ("PHONE", r"\+[0-9](?:[ ().-]{0,2}[0-9]){7,14}%s", _is_phone),
-    ("IP_ADDRESS", r"%s(?:[0-9]{1,3}\.){3}[0-9]{1,3}%s", _is_ip_address),
+    ("IP_ADDRESS", r"%s[0-9]{1,3}(?:\.[0-9]{1,3}){3,}%s", _is_ip_address),
 )
 # What no detector can match longer than; a stream holds back no more than this.
 LONGEST_MATCH: Final = 512

@@ -114,8 +114,7 @@ class Stream:
             return Unavailable("The provider's answer ended too early.", reason="PROVIDER_FAILED")
         except WeaverError as error:
             return error
-        except Exception:
-            # Even a defect must let the stream end as its dialect says.
+        except Exception:  # noqa: BLE001 - the stream must still end as its dialect says
             _log.exception("the stream of an answer failed")
             return Internal("Internal error.")
 
