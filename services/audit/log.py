@@ -1,0 +1,224 @@
+"""The log: what is durable goes into the tree, and a signed checkpoint covers it.
+
+A record is acknowledged by the group commit; its index is final then. A task of its own takes what
+is durable into tiles and publishes one checkpoint over all of it, a moment after the first record
+that waits, or at once when somebody waits for it. Disk and signatures have threads of their own;
+the event loop never waits for either.
+"""
+
+import asyncio
+import contextlib
+import itertools
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from services.audit.checkpoint import SignedCheckpoint
+from services.audit.commit import GroupCommit, Limits, queue_full
+from services.audit.deduplication import Deduplication
+from services.audit.integration import Integrator
+from services.audit.ports import Entry, LogObserver, Store
+from services.audit.wal import WriteAheadLog
+from services.common.clock import Clock
+from services.common.errors import Unavailable
+
+_MAX_INTEGRATION = 16_384
+
+
+class Log:
+    """Appends records and publishes checkpoints.
+
+    Args:
+        wal: the write-ahead log, begun behind everything durable.
+        integrator: the tree on disk.
+        deduplication: what the newest records are.
+        stores: what is kept beside the log; they follow the tree.
+        accept: is called in a thread with each published checkpoint.
+        checkpoint: the newest published checkpoint.
+        behind: the durable records that the tree does not have yet.
+        clock: for durations.
+        observer: is told what happens.
+        limits: when to refuse.
+    """
+
+    def __init__(  # noqa: PLR0913 - the parts of a log
+        self,
+        *,
+        wal: WriteAheadLog,
+        integrator: Integrator,
+        deduplication: Deduplication,
+        stores: Sequence[Store],
+        accept: Callable[[SignedCheckpoint], None],
+        checkpoint: SignedCheckpoint | None,
+        behind: Sequence[Entry],
+        clock: Clock,
+        observer: LogObserver,
+        limits: Limits,
+    ) -> None:
+        """See the class."""
+        self._commit = GroupCommit(
+            wal=wal,
+            deduplication=deduplication,
+            clock=clock,
+            observer=observer,
+            limits=limits,
+            on_durable=self._on_durable,
+        )
+        self._integrator = integrator
+        self._stores = stores
+        self._accept = accept
+        self._observer = observer
+        self._limits = limits
+        self._integrated = integrator.size
+        self._behind: deque[Entry] = deque(behind)
+        self._failed = False
+        self._closing = False
+        self._untrimmed = True
+        self._work = asyncio.Event()
+        self._hurry = asyncio.Event()
+        self._progress = asyncio.Event()
+        self._thread = ThreadPoolExecutor(1, "audit-tree")
+        self._task: asyncio.Task[None] | None = None
+        self.checkpoint = checkpoint
+
+    @property
+    def size(self) -> int:
+        """How many records are durable."""
+        return self._integrated + len(self._behind)
+
+    @property
+    def integrated(self) -> int:
+        """How many records the published tree and the stores have."""
+        return self._integrated
+
+    def start(self) -> None:
+        """Begin to take what is durable into the tree."""
+        self._observer.grew(self.size)
+        if self._behind:
+            self._work.set()
+            self._hurry.set()
+        self._task = asyncio.create_task(self._integrate_forever())
+
+    async def append(self, entries: Sequence[Entry]) -> list[int]:
+        """Make a batch durable, all or none, and return the index of each record.
+
+        A record that is in the log with the same content gets its first index.
+
+        Raises:
+            AlreadyExists: an id is taken by other content.
+            ResourceExhausted: too much waits.
+            Unavailable: the disk refuses, or the log is closing.
+        """
+        if self._failed or self._closing:
+            self._observer.refused("AUDIT_UNAVAILABLE", len(entries))
+            msg = f"The audit log {'is closing' if self._closing else 'cannot write to its disk'}."
+            retry_s = self._limits.retry_s
+            raise Unavailable(msg, reason="AUDIT_UNAVAILABLE", retry_after_s=retry_s)
+        if len(self._behind) >= self._limits.max_behind:
+            self._observer.refused("QUEUE_FULL", len(entries))
+            raise queue_full()
+        return await self._commit.append(entries)
+
+    def entry_behind(self, index: int) -> bytes | None:
+        """Return the entry of a durable record that the tree does not have yet, else None."""
+        position = index - self._integrated
+        return self._behind[position].data if 0 <= position < len(self._behind) else None
+
+    async def wait_integrated(self, size: int, timeout_s: float) -> bool:
+        """Wait until the tree and the stores have so many records; say whether they do."""
+        if size <= self._integrated:
+            return True
+        if size > self.size:
+            return False
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while self._integrated < size:
+                    self._hurry.set()
+                    await self._progress.wait()
+        return self._integrated >= size
+
+    async def close(self) -> None:
+        """Refuse new records, finish what was accepted, publish a last checkpoint."""
+        self._closing = True
+        await self._commit.drain(self._limits.retry_s * 4)
+        await self.wait_integrated(self.size, self._limits.retry_s * 4)
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        await self._trim(roll=True)
+        self._thread.shutdown()
+        await self._commit.close()
+
+    def _on_durable(self, entries: Sequence[Entry]) -> None:
+        self._behind.extend(entries)
+        self._untrimmed = True
+        self._observer.grew(self.size)
+        self._work.set()
+
+    async def _integrate_forever(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            if not await self._wait_for_work():
+                await self._trim(roll=True)
+                continue
+            entries = list(itertools.islice(self._behind, _MAX_INTEGRATION))
+            try:
+                done = await loop.run_in_executor(self._thread, self._integrate, entries)
+            except Exception as error:  # noqa: BLE001 - whatever it is: say so, and try again
+                self._failed = True
+                self._observer.disk_failed("integrate", error)
+                await asyncio.sleep(self._limits.retry_s)
+                continue
+            if self._failed:
+                self._failed = False
+                self._observer.disk_recovered("integrate")
+            self._advance(done)
+            await self._trim(roll=False)
+
+    def _advance(self, done: int) -> None:
+        for _ in range(done):
+            self._behind.popleft()
+        self._integrated += done
+        if not self._behind:
+            self._work.clear()
+        progress, self._progress = self._progress, asyncio.Event()
+        progress.set()
+
+    async def _wait_for_work(self) -> bool:
+        """Wait for records, then a moment for more; False when the log was idle for long."""
+        try:
+            async with asyncio.timeout(self._limits.roll_s if self._untrimmed else None):
+                await self._work.wait()
+        except TimeoutError:
+            return False
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._limits.checkpoint_interval_s):
+                await self._hurry.wait()
+        self._hurry.clear()
+        return True
+
+    def _integrate(self, entries: Sequence[Entry]) -> int:
+        """Grow the tree, then the stores; runs in the tree's thread, and again if it fails.
+
+        Returns:
+            How many of the records both have.
+        """
+        first = self._integrated
+        if self._integrator.size == first:
+            published = self._integrator.integrate(entries)
+            self.checkpoint = published
+            self._observer.published(published.checkpoint.size, self._integrator.signing_seconds)
+        if self.checkpoint is not None:
+            self._accept(self.checkpoint)
+        done = self._integrator.size - first
+        for store in self._stores:
+            store.apply(first, entries[:done])
+        return done
+
+    async def _trim(self, *, roll: bool) -> None:
+        try:
+            await self._commit.trim(self._integrated, roll=roll)
+        except OSError as error:
+            self._observer.disk_failed("trim", error)
+            return
+        self._untrimmed = not roll or bool(self._behind)

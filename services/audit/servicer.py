@@ -1,0 +1,169 @@
+"""The RPCs of `weaver.audit.v1.AuditService`: messages in, domain calls, messages out."""
+
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Any
+
+from google.protobuf import timestamp_pb2
+
+from services.audit.archive import ArchivedKey
+from services.audit.log import Log
+from services.audit.merkle import leaf_hash
+from services.audit.messages import commitment_key_of, filter_of, record_of
+from services.audit.permissions import check_append, check_read
+from services.audit.ports import Entry
+from services.audit.reader import Reader, Stored
+from services.audit.record import encode
+from services.common.errors import InvalidArgument
+from services.common.peer import peer_name
+from weaver.audit.v1 import audit_service_pb2 as pb
+from weaver.audit.v1 import audit_service_pb2_grpc, record_pb2
+
+_MAX_BATCH = 1_000
+
+
+class AuditServicer(audit_service_pb2_grpc.AuditServiceServicer):
+    """Serves one log.
+
+    Args:
+        origin: the log's name.
+        log: where records go.
+        reader: where they are read.
+    """
+
+    def __init__(self, origin: str, log: Log, reader: Reader) -> None:
+        """See the class."""
+        self._origin = origin
+        self._log = log
+        self._reader = reader
+
+    async def AppendRecords(  # noqa: N802
+        self,
+        request: pb.AppendRecordsRequest,
+        context: Any,
+    ) -> pb.AppendRecordsResponse:
+        """Append records and return their indexes once they are durable."""
+        peer = peer_name(context)
+        if len(request.records) > _MAX_BATCH:
+            raise InvalidArgument.of_field("records", f"must be at most {_MAX_BATCH}.")
+        entries = _entries(peer, request.records)
+        indexes = await self._log.append(entries) if entries else []
+        return pb.AppendRecordsResponse(origin=self._origin, indexes=indexes)
+
+    async def ListRecords(  # noqa: N802
+        self,
+        request: pb.ListRecordsRequest,
+        context: Any,
+    ) -> pb.ListRecordsResponse:
+        """List records that match a filter."""
+        check_read(peer_name(context))
+        page = await self._reader.page(
+            filter_of(request.filter),
+            size=request.page_size,
+            token=request.page_token,
+            ascending=request.ascending,
+        )
+        return pb.ListRecordsResponse(
+            records=[_stored(record) for record in page.records], next_page_token=page.next_token
+        )
+
+    async def GetRecord(  # noqa: N802
+        self,
+        request: pb.GetRecordRequest,
+        context: Any,
+    ) -> pb.GetRecordResponse:
+        """Return the record at an index."""
+        check_read(peer_name(context))
+        return pb.GetRecordResponse(record=_stored(await self._reader.record(request.index)))
+
+    async def GetReceipt(  # noqa: N802
+        self,
+        request: pb.GetReceiptRequest,
+        context: Any,
+    ) -> pb.GetReceiptResponse:
+        """Return a record with the proof that a signed checkpoint covers it."""
+        check_read(peer_name(context))
+        stored, receipt = await self._reader.receipt(request.index)
+        return pb.GetReceiptResponse(record=_stored(stored), proof=str(receipt))
+
+    async def GetCheckpoint(  # noqa: N802
+        self,
+        request: pb.GetCheckpointRequest,  # noqa: ARG002 - gRPC's signature
+        context: Any,
+    ) -> pb.GetCheckpointResponse:
+        """Return the newest signed checkpoint."""
+        check_read(peer_name(context))
+        return pb.GetCheckpointResponse(checkpoint=str(self._reader.checkpoint().note))
+
+    async def GetConsistencyProof(  # noqa: N802
+        self,
+        request: pb.GetConsistencyProofRequest,
+        context: Any,
+    ) -> pb.GetConsistencyProofResponse:
+        """Prove that the log of one size is a prefix of the log of another."""
+        check_read(peer_name(context))
+        size, hashes = await self._reader.consistency(request.first_size, request.second_size)
+        return pb.GetConsistencyProofResponse(second_size=size, hashes=hashes)
+
+    async def ListKeys(  # noqa: N802
+        self,
+        request: pb.ListKeysRequest,  # noqa: ARG002 - gRPC's signature
+        context: Any,
+    ) -> pb.ListKeysResponse:
+        """List every public key that ever signed."""
+        check_read(peer_name(context))
+        return pb.ListKeysResponse(
+            origin=self._origin, keys=[_key(archived) for archived in self._reader.keys]
+        )
+
+    async def GetTile(  # noqa: N802
+        self,
+        request: pb.GetTileRequest,
+        context: Any,
+    ) -> pb.GetTileResponse:
+        """Return one tile or entry bundle."""
+        check_read(peer_name(context))
+        return pb.GetTileResponse(data=await self._reader.tile(request.path))
+
+
+def _entries(peer: str, messages: Iterable[record_pb2.Record]) -> list[Entry]:
+    entries = []
+    for position, message in enumerate(messages):
+        try:
+            record = record_of(message)
+            key = commitment_key_of(message)
+            data = encode(record)
+        except InvalidArgument as error:
+            raise _at(position, error) from None
+        check_append(peer, record.id, record.type, f"records[{position}]")
+        entries.append(Entry(data, leaf_hash(data), record.id, key))
+    return entries
+
+
+def _at(position: int, error: InvalidArgument) -> InvalidArgument:
+    """Return an error of a record with the record's place in the request."""
+    place = f"records[{position}]"
+    if not error.violations:
+        return InvalidArgument.of_field(place, error.message)
+    violation = error.violations[0]
+    return InvalidArgument.of_field(f"{place}.{violation.field}", violation.description)
+
+
+def _stored(record: Stored) -> pb.StoredRecord:
+    return pb.StoredRecord(index=record.index, entry=record.entry)
+
+
+def _key(archived: ArchivedKey) -> pb.Key:
+    return pb.Key(
+        verifier_key=archived.verifier_key,
+        algorithm=archived.algorithm,
+        public_key_pem=archived.public_key_pem,
+        start_time=_timestamp(archived.start_time),
+        end_time=None if archived.end_time is None else _timestamp(archived.end_time),
+    )
+
+
+def _timestamp(text: str) -> timestamp_pb2.Timestamp:
+    timestamp = timestamp_pb2.Timestamp()
+    timestamp.FromDatetime(datetime.fromisoformat(text))
+    return timestamp

@@ -1,0 +1,163 @@
+"""The settings of the audit service."""
+
+import re
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, SecretStr, field_validator
+from pydantic_settings import NoDecode
+
+from services.audit.note import valid_name
+from services.common.settings import CommonSettings, SettingsError
+
+_REPLICA = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
+
+
+class AuditSettings(CommonSettings):
+    """What the audit service can be told."""
+
+    listen: str = Field(
+        "127.0.0.1:8003",
+        validation_alias="WEAVER_AUDIT_LISTEN",
+        description="Where the service listens: `host:port`.",
+    )
+    metrics_listen: str = Field(
+        "127.0.0.1:9467",
+        validation_alias="WEAVER_AUDIT_METRICS_LISTEN",
+        description="Where Prometheus reads its metrics: `host:port`; empty for nowhere.",
+    )
+    allowed_clients: Annotated[frozenset[str], NoDecode] = Field(
+        frozenset({"gateway", "ratelimit", "model"}),
+        validation_alias="WEAVER_AUDIT_ALLOWED_CLIENTS",
+        description="The services that may call, by the names in their certificates; commas.",
+    )
+    audit_path: Path | None = Field(
+        None,
+        validation_alias="WEAVER_AUDIT_PATH",
+        description=(
+            "The log's directory. What is not for outsiders lies beside it, in `<path>.private`. "
+            "Unset: `audit/log` in the state directory."
+        ),
+    )
+    origin: str = Field(
+        "",
+        validation_alias="WEAVER_AUDIT_ORIGIN",
+        description=(
+            "The log's name in its checkpoints, for good: no spaces, no plus. "
+            "Unset: `weaver.local/<ENVIRONMENT>/<WEAVER_AUDIT_REPLICA>`."
+        ),
+    )
+    replica: str = Field(
+        "audit-0",
+        validation_alias="WEAVER_AUDIT_REPLICA",
+        description="Which audit replica this is; each has a log of its own.",
+    )
+    signing_enabled: bool = Field(
+        default=True,
+        validation_alias="WEAVER_TELEMETRY_SIGNING_ENABLED",
+        description=(
+            "`false` drops the RSA line of checkpoints (the Ed25519 line stays); "
+            "production refuses."
+        ),
+    )
+    signing_key: SecretStr | None = Field(
+        None,
+        validation_alias="WEAVER_TELEMETRY_SIGNING_KEY",
+        description=(
+            "The RSA private key in PEM. Unset: made on first start; production needs it."
+        ),
+    )
+    signing_key_file: Path | None = Field(
+        None,
+        validation_alias="WEAVER_TELEMETRY_SIGNING_KEY_FILE",
+        description="The file that holds the RSA private key; not readable by everybody.",
+    )
+    verification_key: SecretStr | None = Field(
+        None,
+        validation_alias="WEAVER_TELEMETRY_VERIFICATION_KEY",
+        description="The RSA public key in PEM; when set, it must be the signing key's half.",
+    )
+    ed25519_key: SecretStr | None = Field(
+        None,
+        validation_alias="WEAVER_AUDIT_ED25519_KEY",
+        description=(
+            "The Ed25519 private key in PEM. Unset: made on first start; production needs it."
+        ),
+    )
+    ed25519_key_file: Path | None = Field(
+        None,
+        validation_alias="WEAVER_AUDIT_ED25519_KEY_FILE",
+        description="The file that holds the Ed25519 private key; not readable by everybody.",
+    )
+    checkpoint_interval_ms: int = Field(
+        250,
+        ge=0,
+        le=900,
+        validation_alias="WEAVER_AUDIT_CHECKPOINT_INTERVAL_MS",
+        description="How long a durable record waits for its signed checkpoint.",
+    )
+    max_pending: int = Field(
+        16_384,
+        ge=1_000,
+        le=1_000_000,
+        validation_alias="WEAVER_AUDIT_MAX_PENDING",
+        description="Records that wait to become durable, at most; beyond it appends are refused.",
+    )
+
+    @field_validator("allowed_clients", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        if isinstance(value, str):
+            return frozenset(name.strip() for name in value.split(",") if name.strip())
+        return value
+
+    @field_validator("origin")
+    @classmethod
+    def _name(cls, value: str) -> str:
+        if value and not valid_name(value):
+            msg = "must be a name without spaces, plus signs or controls"
+            raise ValueError(msg)
+        return value
+
+    @field_validator("replica")
+    @classmethod
+    def _plain(cls, value: str) -> str:
+        if _REPLICA.fullmatch(value) is None:
+            msg = "must be up to 64 letters, digits, dots, dashes or underscores"
+            raise ValueError(msg)
+        return value
+
+    @property
+    def log_path(self) -> Path:
+        """The log's directory, set or default."""
+        return self.audit_path or self.state_dir / "audit" / "log"
+
+    @property
+    def keys_path(self) -> Path:
+        """Where keys are made in development."""
+        return self.state_dir / "keys"
+
+    @property
+    def log_origin(self) -> str:
+        """The log's name, set or default."""
+        return self.origin or f"weaver.local/{self.environment}/{self.replica}"
+
+    def check(self) -> None:
+        """Refuse what production must not run with.
+
+        Raises:
+            SettingsError: naming the variable.
+        """
+        super().check()
+        if not self.production:
+            return
+        if not self.signing_enabled:
+            msg = "WEAVER_TELEMETRY_SIGNING_ENABLED: signing cannot be switched off in production."
+            raise SettingsError(msg)
+        for name, value in (
+            ("WEAVER_TELEMETRY_SIGNING_KEY", self.signing_key),
+            ("WEAVER_AUDIT_ED25519_KEY", self.ed25519_key),
+        ):
+            if value is None or not value.get_secret_value().strip():
+                msg = f"{name}: production needs a key of its own; set it, or {name}_FILE."
+                raise SettingsError(msg)

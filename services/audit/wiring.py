@@ -1,0 +1,239 @@
+"""From settings to a service that is ready: keys, recovery, log, stores, servicer."""
+
+import asyncio
+import os
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from datetime import datetime
+
+import structlog
+from prometheus_client import CollectorRegistry
+
+from services.audit.archive import ArchivedKey, ArchiveError, KeyArchive, load_archive
+from services.audit.commit import Limits
+from services.audit.deduplication import WINDOW, Deduplication
+from services.audit.events import OwnEvents
+from services.audit.index import Index
+from services.audit.integration import Integrator
+from services.audit.keys import (
+    KeyProblem,
+    Signer,
+    check_file,
+    check_pair,
+    load_ed25519,
+    load_or_make_ed25519,
+    load_or_make_rsa,
+    load_rsa,
+)
+from services.audit.layout import Layout, LayoutError
+from services.audit.log import Log
+from services.audit.merkle import TILE_WIDTH, leaf_hash
+from services.audit.metrics import LogMetrics
+from services.audit.note import VerifierKey
+from services.audit.ports import Entry
+from services.audit.reader import Reader
+from services.audit.record import summarise
+from services.audit.recovery import DamagedLog, Tree, accept, newest_records, open_tree
+from services.audit.servicer import AuditServicer
+from services.audit.settings import AuditSettings
+from services.audit.sidestore import SideStore
+from services.audit.tiles import TileDirectory
+from services.audit.wal import DamagedWAL, WriteAheadLog
+from services.common.clock import Clock, SystemClock
+from services.common.component import Component
+from services.common.health import Health
+from services.common.settings import SettingsError, pem
+from weaver.audit.v1 import audit_service_pb2, audit_service_pb2_grpc
+
+_log = structlog.get_logger()
+
+
+async def build(
+    settings: AuditSettings, stack: AsyncExitStack, *, clock: Clock | None = None
+) -> Component:
+    """Open the log, whatever the last process left behind, and return the service over it.
+
+    Raises:
+        SettingsError: a key or directory cannot be used, or the log is damaged.
+    """
+    clock = clock or SystemClock()
+    health = Health()
+    registry = CollectorRegistry()
+    metrics = LogMetrics(registry, health, clock)
+    layout = Layout(settings.log_path)
+    origin = settings.log_origin
+    try:
+        layout.create()
+        stack.callback(os.close, layout.acquire())
+        signers = await asyncio.to_thread(load_signers, settings)
+        archive = load_archive(layout.keys) if layout.keys.exists() else KeyArchive(origin)
+        current = [signer.verifier for signer in signers]
+        known = [*archive.verifiers, *current]
+        opened = await asyncio.to_thread(_Opened, layout, origin, known)
+        stack.callback(opened.close)
+        if archive.use(current, clock.time()):
+            archive.save(layout.keys)
+    except (LayoutError, KeyProblem, ArchiveError, DamagedLog, DamagedWAL) as error:
+        raise SettingsError(str(error)) from None
+    except OSError as error:
+        msg = f"WEAVER_AUDIT_PATH: {error.filename or settings.log_path}: {error.strerror}."
+        raise SettingsError(msg) from None
+    log = opened.log(signers, clock, metrics, settings)
+    for archived in archive.active:
+        start = datetime.fromisoformat(archived.start_time).timestamp()
+        metrics.key_used_since(archived.algorithm, start)
+    log.start()
+    stack.push_async_callback(log.close)
+    events = OwnEvents(log, _instance(settings.replica), clock)
+    await _record_keys(archive, events, layout)
+    await events.record("service_started", {"origin": origin, "size": str(log.size)})
+    stack.push_async_callback(events.record, "service_stopped", {"origin": origin}, tries=2)
+    metrics.ready()
+    servicer = AuditServicer(origin, log, Reader(log, opened.tiles, opened.index, archive))
+    return Component(
+        name="audit",
+        services=(audit_service_pb2.DESCRIPTOR.services_by_name["AuditService"].full_name,),
+        register=lambda server: audit_service_pb2_grpc.add_AuditServiceServicer_to_server(
+            servicer, server
+        ),
+        health=health,
+        metrics=registry,
+    )
+
+
+def load_signers(settings: AuditSettings) -> list[Signer]:
+    """Return who signs checkpoints: RSA unless switched off, then Ed25519.
+
+    Raises:
+        KeyProblem: a key is missing, weak or mismatched.
+    """
+    signers: list[Signer] = []
+    if settings.signing_enabled:
+        name = "WEAVER_TELEMETRY_SIGNING_KEY"
+        if settings.signing_key_file is not None:
+            check_file(settings.signing_key_file, f"{name}_FILE")
+        rsa = (
+            load_or_make_rsa(settings.keys_path)
+            if settings.signing_key is None
+            else load_rsa(pem(settings.signing_key), name, production=settings.production)
+        )
+        if settings.verification_key is not None:
+            check_pair(rsa, pem(settings.verification_key), "WEAVER_TELEMETRY_VERIFICATION_KEY")
+        signers.append(Signer(settings.log_origin, rsa))
+    name = "WEAVER_AUDIT_ED25519_KEY"
+    if settings.ed25519_key_file is not None:
+        check_file(settings.ed25519_key_file, f"{name}_FILE")
+    ed25519 = (
+        load_or_make_ed25519(settings.keys_path)
+        if settings.ed25519_key is None
+        else load_ed25519(pem(settings.ed25519_key), name)
+    )
+    signers.append(Signer(settings.log_origin, ed25519))
+    return signers
+
+
+class _Opened:
+    """What lies on disk, opened; the log's parts before it runs."""
+
+    def __init__(self, layout: Layout, origin: str, keys: Sequence[VerifierKey]) -> None:
+        """Recover; blocks on the disk."""
+        self._layout = layout
+        self._origin = origin
+        self.tiles = TileDirectory(layout.log, layout.scratch)
+        self._tree: Tree = open_tree(layout, self.tiles, origin, keys)
+        size = self._tree.edge.size
+        self.side_store = SideStore(layout.side_store)
+        self._wal = WriteAheadLog(layout.wal)
+        self._behind = self._replay(size)
+        self._wal.begin()
+        self.index = Index(layout.index)
+        _catch_up(self.index, self.tiles, size)
+        self._deduplication = Deduplication()
+        first, records = newest_records(self.tiles, size, WINDOW)
+        self._deduplication.seed(first, records)
+        for index, entry in enumerate(self._behind, size):
+            self._deduplication.add(entry.id, index, entry.leaf)
+
+    def log(
+        self, signers: Sequence[Signer], clock: Clock, metrics: LogMetrics, settings: AuditSettings
+    ) -> Log:
+        """Return the log, not yet started."""
+        integrator = Integrator(
+            origin=self._origin,
+            tiles=self.tiles,
+            checkpoint_path=self._layout.checkpoint,
+            signers=lambda: signers,
+            edge=self._tree.edge,
+            bundle=self._tree.bundle,
+        )
+        return Log(
+            wal=self._wal,
+            integrator=integrator,
+            deduplication=self._deduplication,
+            stores=(self.side_store, self.index),
+            accept=lambda checkpoint: accept(self._layout, checkpoint),
+            checkpoint=self._tree.checkpoint,
+            behind=self._behind,
+            clock=clock,
+            observer=metrics,
+            limits=Limits(
+                max_pending=settings.max_pending,
+                checkpoint_interval_s=settings.checkpoint_interval_ms / 1000,
+            ),
+        )
+
+    def close(self) -> None:
+        """Close the databases."""
+        self.side_store.close()
+        self.index.close()
+
+    def _replay(self, size: int) -> list[Entry]:
+        """Return the durable records behind the tree; give the side store what it missed."""
+        behind: list[Entry] = []
+        start = min(size, max(self.side_store.size, self._wal.oldest))
+        if start > self.side_store.size:
+            _log.error("audit_commitment_keys_missing", first=self.side_store.size, end=start)
+        for frame in self._wal.replay(start):
+            entries = [
+                Entry(data, leaf_hash(data), summarise(data).id, key) for data, key in frame.items
+            ]
+            old = entries[: max(0, size - frame.first_index)]
+            if old:
+                self.side_store.apply(frame.first_index, old)
+            behind.extend(entries[len(old) :])
+        self._wal.durable = max(self._wal.durable, size)
+        return behind
+
+
+async def _record_keys(archive: KeyArchive, events: OwnEvents, layout: Layout) -> None:
+    """Write into the log which keys came and went, once each, and into the archive where."""
+    changed = False
+    for key in archive.keys:
+        if key.start_record is None:
+            key.start_record = await events.record("key_rotation", _attributes("added", key))
+            changed = True
+        if key.end_time is not None and key.end_record is None:
+            key.end_record = await events.record("key_rotation", _attributes("retired", key))
+            changed = True
+    if changed:
+        archive.save(layout.keys)
+
+
+def _catch_up(index: Index, tiles: TileDirectory, size: int) -> None:
+    """Give the index what the tree has and it does not; make it anew when it has more."""
+    if index.size > size:
+        index.reset()
+    if index.size < size:
+        _log.info("audit_index_catches_up", records=size - index.size)
+    while index.size < size:
+        number = index.size // TILE_WIDTH
+        entries = tiles.entries(number, size)
+        index.add(number * TILE_WIDTH, entries)
+
+
+def _instance(replica: str) -> str:
+    return replica if replica == "audit" or replica.startswith("audit-") else f"audit-{replica}"
+
+
+def _attributes(action: str, key: ArchivedKey) -> dict[str, str]:
+    return {"action": action, "algorithm": key.algorithm, "fingerprint": key.fingerprint}
