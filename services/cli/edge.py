@@ -1,0 +1,283 @@
+"""Renders the one Envoy configuration, `deploy/envoy`, for this machine or for containers.
+
+The template is YAML with `${name}` where a value goes in as JSON, which is YAML as well, so no
+value can change the structure. It refuses to know what a route or a limit means: that stands in the
+template, and docs/design/edge.md says why.
+"""
+
+import json
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from services.cli.settings import EdgeSettings, Target
+from services.common.settings import split_address
+
+PACKAGED = Path(__file__).parent / "envoy_config"
+SOURCE = Path(__file__).resolve().parents[2] / "deploy" / "envoy"
+CONTAINER_DIRECTORY = Path("/etc/envoy")
+CONFIGURATION = "envoy.yaml"
+DESCRIPTOR_SET = "weaver.binpb"
+
+MARGIN_S = 2.0
+"""How much longer Envoy waits than the gateway, so that the gateway's own answer wins."""
+
+SILENCE_MARGIN_S = 30.0
+"""The same for a call that says nothing: a stream that waits, or a long answer that is not one."""
+
+BUFFER_SLACK = 64 * 1024
+"""Room in the buffer beyond the largest body, so that the transcoder's limit is what refuses."""
+
+SERVED = {
+    "GET": "/(health|v1/whoami|v1/models(/.+)?|v1/audit/.+)",
+    "POST": "/v1/(chat/completions|embeddings)",
+}
+"""The paths that exist, by the method they are for; another method there is 405 and not 404."""
+
+FORWARDED = "forwarded|x-real-ip|x-client-ip|true-client-ip|x-original-url|x-rewrite-url|via"
+BLOCK = re.compile(r"^ *#\{ (\w+)\n(.*?)^ *#\}\n", re.MULTILINE | re.DOTALL)
+
+RESPONSE_HEADERS = {
+    "request-id": "%REQ(x-request-id)%",
+    "strict-transport-security": "max-age=31536000",
+    "x-content-type-options": "nosniff",
+}
+ACCESS_LOG = {
+    "event": "edge.request",
+    "timestamp": "%START_TIME%",
+    "request_id": "%REQ(x-request-id)%",
+    "client": "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%",
+    "protocol": "%PROTOCOL%",
+    "method": "%REQ(x-envoy-original-method?:method)%",
+    "path": "%PATH(NQ:ORIG)%",
+    "status": "%RESPONSE_CODE%",
+    "grpc_status": "%GRPC_STATUS%",
+    "reason": "%RESPONSE_CODE_DETAILS%",
+    "flags": "%RESPONSE_FLAGS%",
+    "bytes_received": "%BYTES_RECEIVED%",
+    "bytes_sent": "%BYTES_SENT%",
+    "duration_ms": "%DURATION%",
+}
+
+
+def source_directory() -> Path:
+    """Return where the template lies: in the wheel, or in the tree of an editable install."""
+    return PACKAGED if PACKAGED.is_dir() else SOURCE
+
+
+def descriptor_set() -> Path:
+    """Return the file that tells the transcoder of our contracts."""
+    import weaver  # noqa: PLC0415 - generated; only looked at for its place
+
+    return Path(next(iter(weaver.__path__))) / DESCRIPTOR_SET
+
+
+def render(settings: EdgeSettings, target: Target, directory: Path) -> dict[str, str]:
+    """Return the text of each file of the configuration.
+
+    Args:
+        settings: what differs between deployments.
+        target: whether the gateway is behind a Unix socket here or mutual TLS elsewhere.
+        directory: where the files will lie when Envoy reads them.
+
+    Raises:
+        SettingsError: an address is not of its form.
+    """
+    tls = settings.tls_path.absolute()
+    certificate = settings.front_certificate or str(tls / "front.pem")
+    key = settings.front_key or str(tls / "front-key.pem")
+    files = {
+        CONFIGURATION: _fill(
+            CONFIGURATION, _values(settings, target, directory), _conditions(settings, target)
+        ),
+        "front-secret.yaml": _certificate("front", certificate, key),
+    }
+    if target == "container":
+        files["client-secret.yaml"] = _certificate(
+            "envoy", str(tls / "envoy.pem"), str(tls / "envoy-key.pem")
+        )
+        files["ca-secret.yaml"] = _fill(
+            "ca.yaml", {"name": "ca", "ca": str(tls / "ca.pem"), "directory": str(tls)}
+        )
+    return files
+
+
+def write(files: Mapping[str, str], directory: Path) -> Path:
+    """Write the files of a configuration, the descriptor set too; return the main one's path."""
+    directory.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(descriptor_set(), directory / DESCRIPTOR_SET)
+    for name, text in files.items():
+        (directory / name).write_text(text)
+    return directory / CONFIGURATION
+
+
+def _certificate(name: str, certificate: str, key: str) -> str:
+    directory = str(Path(certificate).parent)
+    values = {"name": name, "certificate": certificate, "key": key, "directory": directory}
+    return _fill("secret.yaml", values)
+
+
+def _fill(
+    template: str, values: Mapping[str, Any], conditions: frozenset[str] = frozenset()
+) -> str:
+    text = (source_directory() / template).read_text()
+    text = BLOCK.sub(lambda block: block[2] if block[1] in conditions else "", text)
+    return Template(text).substitute({name: json.dumps(value) for name, value in values.items()})
+
+
+def _conditions(settings: EdgeSettings, target: Target) -> frozenset[str]:
+    metrics = {"metrics"} if settings.metrics_listen else set()
+    return frozenset({"unix" if target == "local" else "mtls", *metrics})
+
+
+def _values(settings: EdgeSettings, target: Target, directory: Path) -> dict[str, Any]:
+    front_host, front_port = split_address(settings.front_listen, "WEAVER_FRONT_LISTEN")
+    admin_host, admin_port = split_address(settings.admin_listen, "WEAVER_ENVOY_ADMIN_LISTEN")
+    metrics_host, metrics_port = split_address(
+        settings.metrics_listen or "127.0.0.1:0", "WEAVER_ENVOY_METRICS_LISTEN"
+    )
+    gateway_host, gateway_port = split_address(
+        settings.gateway_address, "WEAVER_GATEWAY_EDGE_ADDRESS"
+    )
+    forwarded = FORWARDED if settings.trusted_hops else f"{FORWARDED}|x-forwarded-.+"
+    silence_s = max(settings.stream_idle_timeout_ms, settings.request_timeout_ms) / 1000
+    silence_s += SILENCE_MARGIN_S
+    buffer = settings.request_max_bytes + BUFFER_SLACK
+    return {
+        "front_host": front_host,
+        "front_port": front_port,
+        "admin_host": admin_host,
+        "admin_port": admin_port,
+        "metrics_host": metrics_host,
+        "metrics_port": metrics_port,
+        "gateway_host": gateway_host,
+        "gateway_port": gateway_port,
+        "gateway_socket": settings.edge_listen.removeprefix("unix:"),
+        "front_secret": str(directory / "front-secret.yaml"),
+        "client_secret": str(directory / "client-secret.yaml"),
+        "ca_secret": str(directory / "ca-secret.yaml"),
+        "descriptor_set": str(directory / DESCRIPTOR_SET),
+        "error_body_lua": (source_directory() / "error_body.lua").read_text(),
+        "own_replies": list(_own_replies()),
+        "response_headers": _headers(RESPONSE_HEADERS),
+        "access_log_fields": ACCESS_LOG,
+        "access_log_filter": _access_log_filter(target),
+        "forwarded_headers": f"^({forwarded})$",
+        "trusted_hops": settings.trusted_hops,
+        "max_connections": settings.max_connections,
+        "max_heap_bytes": settings.max_heap_bytes,
+        "max_request_bytes": settings.request_max_bytes,
+        "max_body_buffer_bytes": buffer,
+        "max_response_bytes": buffer,
+        "request_timeout": _seconds(settings.request_timeout_ms / 1000 + MARGIN_S),
+        "stream_idle_timeout": _seconds(silence_s),
+        "upload_timeout": _seconds(settings.upload_timeout_s),
+        "drain_timeout": _seconds(settings.drain_seconds),
+    }
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.3f}s"
+
+
+def _headers(values: Mapping[str, str]) -> list[dict[str, Any]]:
+    return [
+        {
+            "append": {
+                "header": {"key": key, "value": value},
+                "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
+            }
+        }
+        for key, value in values.items()
+    ]
+
+
+def _access_log_filter(target: Target) -> dict[str, Any]:
+    """Log every request where a collector reads it; here only what Envoy answered itself."""
+    if target == "container":
+        return {"not_health_check_filter": {}}
+    return {"response_flag_filter": {}}
+
+
+def _own_replies() -> Iterator[dict[str, Any]]:
+    """Yield what Envoy's own replies look like, the first that matches wins."""
+    native = [
+        {
+            "header_filter": {
+                "header": {"name": "content-type", "string_match": {"prefix": "application/grpc"}}
+            }
+        },
+        {"header_filter": {"header": {"name": "x-envoy-original-path", "present_match": False}}},
+    ]
+    yield {
+        "filter": {"and_filter": {"filters": native}},
+        "body_format_override": {"text_format_source": {"inline_string": "%LOCAL_REPLY_BODY%"}},
+    }
+    replies = json.loads((source_directory() / "own_replies.json").read_text())
+    for allowed, path in SERVED.items():
+        wrong_method = {
+            "code": "invalid_request",
+            "openai": "invalid_request_error",
+            "anthropic": "invalid_request_error",
+            "message": f"This path is served for {allowed} alone.",
+            "headers": {"allow": allowed},
+        }
+        for filters, dialect in _dialects():
+            at = {
+                "header_filter": {
+                    "header": {
+                        "name": ":path",
+                        "string_match": {"safe_regex": {"regex": f"{path}(\\?.*)?"}},
+                    }
+                }
+            }
+            yield _mapper([_status(404), at, *filters], dialect, wrong_method) | {
+                "status_code": 405
+            }
+    for reply in replies:
+        for filters, dialect in _dialects():
+            yield _mapper([_status(reply["status"]), *filters], dialect, reply)
+    for filters, dialect in _dialects():
+        yield _mapper([_status(400, "GE"), *filters], dialect, replies[-1])
+
+
+def _dialects() -> Iterator[tuple[list[dict[str, Any]], str]]:
+    messages = [
+        {"header_filter": {"header": {"name": name, "string_match": {"prefix": "/v1/messages"}}}}
+        for name in (":path", "x-envoy-original-path")
+    ]
+    yield [{"or_filter": {"filters": messages}}], "anthropic"
+    yield [], "openai"
+
+
+def _status(status: int, operator: str = "EQ") -> dict[str, Any]:
+    value = {"default_value": status, "runtime_key": "unused"}
+    return {"status_code_filter": {"comparison": {"op": operator, "value": value}}}
+
+
+def _mapper(
+    filters: list[dict[str, Any]], dialect: str, reply: Mapping[str, Any]
+) -> dict[str, Any]:
+    message, kind = reply["message"], reply[dialect]
+    bodies: dict[str, dict[str, Any]] = {
+        "openai": {
+            "error": {"message": message, "type": kind, "param": None, "code": reply["code"]}
+        },
+        "anthropic": {
+            "type": "error",
+            "error": {"type": kind, "message": message},
+            "request_id": "%REQ(x-request-id)%",
+        },
+    }
+    headers = {**RESPONSE_HEADERS, **reply.get("headers", {})}
+    return {
+        "filter": {"and_filter": {"filters": filters}} if len(filters) > 1 else filters[0],
+        "body_format_override": {
+            "json_format": bodies[dialect],
+            "content_type": "application/json",
+        },
+        "headers_to_add": [header["append"] for header in _headers(headers)],
+    }

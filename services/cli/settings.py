@@ -1,0 +1,115 @@
+"""The settings of what the command line runs itself: Envoy, Valkey and `weaver up`."""
+
+from typing import Literal, Self
+
+from pydantic import Field
+
+from services.common.settings import CommonSettings, load
+
+Target = Literal["local", "container"]
+
+CONTAINER_DEFAULTS = {
+    "front_listen": "0.0.0.0:8443",
+    "metrics_listen": "0.0.0.0:9902",
+    "tls_dir": "/etc/weaver/tls",
+}
+
+
+class EdgeSettings(CommonSettings):
+    """What the Envoy configuration depends on."""
+
+    front_listen: str = Field(
+        "127.0.0.1:8443",
+        validation_alias="WEAVER_FRONT_LISTEN",
+        description="Where Envoy takes HTTPS and gRPC from outside. In containers 0.0.0.0:8443.",
+    )
+    admin_listen: str = Field(
+        "127.0.0.1:9901",
+        validation_alias="WEAVER_ENVOY_ADMIN_LISTEN",
+        description="Envoy's admin interface; it can stop Envoy, so keep it on loopback.",
+    )
+    metrics_listen: str = Field(
+        "",
+        validation_alias="WEAVER_ENVOY_METRICS_LISTEN",
+        description="Serves Envoy's `/metrics` and `/ready`; empty: off. Containers: 0.0.0.0:9902.",
+    )
+    gateway_address: str = Field(
+        "gateway:8004",
+        validation_alias="WEAVER_GATEWAY_EDGE_ADDRESS",
+        description="Where Envoy in a container finds the gateways' edge listeners.",
+    )
+    edge_listen: str = Field(
+        "",
+        validation_alias="WEAVER_GATEWAY_EDGE_LISTEN",
+        description="`unix:/path` where the gateway takes Envoy's calls on one machine.",
+    )
+    front_certificate: str = Field(
+        "",
+        validation_alias="WEAVER_FRONT_CERTIFICATE",
+        description="The front door's certificate chain; unset: `front.pem` in the TLS directory.",
+    )
+    front_key: str = Field(
+        "",
+        validation_alias="WEAVER_FRONT_KEY",
+        description="Its private key; unset: `front-key.pem` in the TLS directory.",
+    )
+    request_timeout_ms: int = Field(
+        25_000,
+        ge=100,
+        validation_alias="WEAVER_REQUEST_TIMEOUT_MS",
+        description="The deadline of a unary call; Envoy waits two seconds longer.",
+    )
+    request_max_bytes: int = Field(
+        16 * 1024 * 1024,
+        ge=1024,
+        le=30 * 1024 * 1024,
+        validation_alias="WEAVER_REQUEST_MAX_BYTES",
+        description="The largest request body; more is refused with 413.",
+    )
+    stream_idle_timeout_ms: int = Field(
+        90_000,
+        ge=100,
+        validation_alias="WEAVER_STREAM_IDLE_TIMEOUT_MS",
+        description="How long a stream may say nothing; Envoy waits half a minute longer.",
+    )
+    upload_timeout_s: float = Field(
+        120.0,
+        gt=0,
+        validation_alias="WEAVER_EDGE_UPLOAD_SECONDS",
+        description="How long a request may take to arrive whole.",
+    )
+    trusted_hops: int = Field(
+        0,
+        ge=0,
+        validation_alias="WEAVER_EDGE_TRUSTED_HOPS",
+        description="How many proxies in front of Envoy to believe in `x-forwarded-for`.",
+    )
+    max_connections: int = Field(
+        10_000,
+        ge=1,
+        validation_alias="WEAVER_EDGE_MAX_CONNECTIONS",
+        description="Open connections at most; more are closed at once.",
+    )
+    max_heap_bytes: int = Field(
+        2 * 1024**3,
+        ge=64 * 1024**2,
+        validation_alias="WEAVER_EDGE_MAX_HEAP_BYTES",
+        description="Envoy's memory; from 95 % of it on, new requests are refused with 503.",
+    )
+
+    @classmethod
+    def for_target(cls, target: Target, **overrides: object) -> Self:
+        """Read the settings, with the defaults of the target where nothing is set.
+
+        Raises:
+            SettingsError: a variable is missing or bad.
+        """
+        settings = load(cls, **overrides)
+        if target == "local":
+            return settings
+        unset = {
+            name: value
+            for name, value in CONTAINER_DEFAULTS.items()
+            if name not in settings.model_fields_set
+        }
+        return load(cls, **{**unset, **overrides})

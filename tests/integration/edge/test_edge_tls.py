@@ -1,0 +1,158 @@
+"""The front door's TLS, its certificate's renewal, and mutual TLS to the gateway."""
+
+import asyncio
+import contextlib
+import shutil
+import socket
+import ssl
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import grpc
+import pytest
+
+from tests.integration.edge.certificates import Authority
+from tests.integration.edge.conftest import Edge, ScriptedGateway, free_port
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+
+def handshake(edge: Edge, context: ssl.SSLContext) -> ssl.SSLSocket:
+    plain = socket.create_connection(("127.0.0.1", edge.port), timeout=5)
+    try:
+        return context.wrap_socket(plain, server_hostname="localhost")
+    except BaseException:
+        plain.close()
+        raise
+
+
+@pytest.mark.parametrize(
+    ("offered", "chosen"),
+    [(["h2", "http/1.1"], "h2"), (["http/1.1"], "http/1.1"), (["http/1.0"], None)],
+)
+async def test_alpn_prefers_h2_and_knows_http_1_1(
+    edge: Edge, offered: list[str], chosen: str | None
+) -> None:
+    context = edge.trust
+    context.set_alpn_protocols(offered)
+    with handshake(edge, context) as connection:
+        assert connection.selected_alpn_protocol() == chosen
+        assert connection.version() == "TLSv1.3"
+
+
+async def test_tls_1_2_is_taken_with_modern_ciphers_only(edge: Edge) -> None:
+    context = edge.trust
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    with handshake(edge, context) as connection:
+        assert connection.version() == "TLSv1.2"
+    context.set_ciphers("ECDHE-ECDSA-AES256-SHA:ECDHE-ECDSA-AES128-SHA256:AES128-GCM-SHA256")
+    with pytest.raises(ssl.SSLError):
+        handshake(edge, context)
+
+
+async def test_tls_below_1_2_is_refused(edge: Edge) -> None:
+    context = edge.trust
+    context.set_ciphers("ALL:@SECLEVEL=0")
+    with pytest.warns(DeprecationWarning, match="deprecated"):
+        context.minimum_version = ssl.TLSVersion.TLSv1
+    with pytest.warns(DeprecationWarning, match="deprecated"):
+        context.maximum_version = ssl.TLSVersion.TLSv1_1
+    with pytest.raises((ssl.SSLError, ConnectionError)):
+        handshake(edge, context)
+
+
+async def test_plain_http_gets_nothing(edge: Edge) -> None:
+    with socket.create_connection(("127.0.0.1", edge.port), timeout=5) as connection:
+        connection.sendall(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n")
+        with contextlib.suppress(ConnectionError):
+            assert b"HTTP" not in connection.recv(1000)
+
+
+async def test_a_renewed_certificate_is_served_without_a_restart(
+    another_edge: Callable[..., Edge], tmp_path: Path
+) -> None:
+    directory = tmp_path / "own"
+    directory.mkdir()
+    authority = Authority(directory)
+    authority.issue("front", "localhost", "127.0.0.1")
+    edge = another_edge(authority=authority)
+
+    def serial() -> object:
+        with handshake(edge, edge.trust) as connection:
+            certificate = connection.getpeercert()
+            assert certificate
+            return certificate["serialNumber"]
+
+    before = serial()
+    authority.issue("front", "localhost", "127.0.0.1")
+    deadline = time.monotonic() + 5
+    while serial() == before:
+        assert time.monotonic() < deadline, "the old certificate is still served"
+        await asyncio.sleep(0.05)
+
+
+@contextlib.asynccontextmanager
+async def gateway_with_mutual_tls(
+    gateway: ScriptedGateway, authority: Authority, certificate: str
+) -> AsyncIterator[int]:
+    directory = authority.directory
+    credentials = grpc.ssl_server_credentials(
+        [
+            (
+                (directory / f"{certificate}-key.pem").read_bytes(),
+                (directory / f"{certificate}.pem").read_bytes(),
+            )
+        ],
+        (directory / "ca.pem").read_bytes(),
+        require_client_auth=True,
+    )
+    server = grpc.aio.server()
+    gateway.register(server)
+    port = free_port()
+    server.add_secure_port(f"127.0.0.1:{port}", credentials)
+    await server.start()
+    yield port
+    await server.stop(None)
+
+
+@pytest.mark.parametrize(
+    ("name", "uri", "status"),
+    [
+        ("gateway", "spiffe://weaver/gateway", 200),
+        ("model", "spiffe://weaver/model", 503),
+    ],
+)
+async def test_only_a_peer_with_the_gateways_name_is_called(  # noqa: PLR0913, PLR0917 - fixtures
+    another_edge: Callable[..., Edge],
+    authority: Authority,
+    gateway: ScriptedGateway,
+    name: str,
+    uri: str,
+    status: int,
+) -> None:
+    authority.issue("envoy", "spiffe://weaver/envoy")
+    authority.issue(name, uri, name, "127.0.0.1")
+    async with gateway_with_mutual_tls(gateway, authority, name) as port:
+        edge = another_edge(target="container", gateway_address=f"127.0.0.1:{port}")
+        async with edge.client() as client:
+            response = await client.get("/v1/models")
+    assert response.status_code == status, response.text
+    if status == 200:
+        assert gateway.last.peer == [b"spiffe://weaver/envoy"]
+
+
+async def test_a_gateway_of_another_authority_is_not_called(
+    another_edge: Callable[..., Edge],
+    authority: Authority,
+    gateway: ScriptedGateway,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    authority.issue("envoy", "spiffe://weaver/envoy")
+    stranger = Authority(tmp_path_factory.mktemp("stranger"))
+    stranger.issue("gateway", "spiffe://weaver/gateway")
+    shutil.copy(authority.directory / "ca.pem", stranger.directory / "ca.pem")
+    async with gateway_with_mutual_tls(gateway, stranger, "gateway") as port:
+        edge = another_edge(target="container", gateway_address=f"127.0.0.1:{port}")
+        async with edge.client() as client:
+            assert (await client.get("/v1/models")).status_code == 503
