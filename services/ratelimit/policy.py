@@ -15,7 +15,7 @@ MICRO = 1_000_000
 """Stores count in millionths of a unit, so that slow rates lose nothing to rounding."""
 
 MAX_AMOUNT = 1_000_000_000
-"""The most units that one call can ask for; counts stay exact in a Lua number (below 2^53)."""
+"""The largest burst of a rule, in units; counts stay exact in a Lua number (below 2^53)."""
 
 
 class Unit(enum.Enum):

@@ -139,9 +139,11 @@ def _id(value: bytes, path: str) -> bytes:
 
 
 def _amount(value: int, field: str) -> int:
-    if not 0 <= value <= MAX_AMOUNT:
-        raise InvalidArgument.of_field(field, f"must be from 0 to {MAX_AMOUNT}.")
-    return value
+    """Return an amount, cut to one more than any limit allows, which no rule admits."""
+    if value < 0:
+        description = "must not be negative."
+        raise InvalidArgument.of_field(field, description)
+    return min(value, MAX_AMOUNT + 1)
 
 
 def _time_to_live_us(request: pb.ReserveRequest | pb.RenewRequest, path: str) -> int:

@@ -1,0 +1,52 @@
+"""The store in memory forgets what it may, and stays within its size."""
+
+from services.ratelimit.memory_store import MemoryStore
+from services.ratelimit.policy import Policy
+from services.ratelimit.ports import Caller, Operation, Status, Verb
+
+POLICY = Policy.from_limits(rps=1, burst=1)
+
+
+class TurnableClock:
+    def __init__(self) -> None:
+        self.now = 50.0
+
+    def time(self) -> float:
+        return self.now
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+async def reserve(store: MemoryStore, subject: str) -> Status:
+    caller = Caller("acme", "apikey", subject, "gateway")
+    amounts = POLICY.amounts(requests=1)
+    (outcome,) = await store.apply(
+        [Operation(Verb.RESERVE, caller, amounts, bytes(16), 1000)], POLICY
+    )
+    return outcome.status
+
+
+async def test_it_never_holds_more_accounts_than_it_may() -> None:
+    store = MemoryStore(TurnableClock(), max_accounts=10)
+    for number in range(100):
+        assert await reserve(store, f"k{number}") is Status.DONE
+    assert len(store) == 10
+
+
+async def test_it_forgets_accounts_that_are_idle() -> None:
+    clock = TurnableClock()
+    store = MemoryStore(clock)
+    for number in range(10):
+        await reserve(store, f"k{number}")
+    clock.now += 60
+    await reserve(store, "late")
+    assert len(store) == 1
+
+
+async def test_one_replica_enforces_its_share() -> None:
+    share = Policy.from_limits(rps=10, burst=20, tokens_per_minute=600).share(4)
+    requests, tokens = share.rules
+    assert (requests.rate_per_s, requests.burst) == (2.5, 5)
+    assert (tokens.rate_per_s, tokens.burst) == (2.5, 150)
+    assert Policy.from_limits(rps=1, burst=2).share(5).rules[0].burst == 1
