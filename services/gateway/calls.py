@@ -7,7 +7,7 @@ from typing import Protocol
 from services.common.errors import ResourceExhausted, WeaverError
 from services.gateway.authorization import Scope
 from services.gateway.events import RecordReference
-from services.gateway.ports import Admission, Generation
+from services.gateway.ports import Admission, Generation, ModelInfo
 
 Headers = tuple[tuple[str, str], ...]
 
@@ -29,6 +29,10 @@ class Ask:
     stream: bool
     input_tokens: int
     output_tokens: int
+
+    def cost_micros(self, model: ModelInfo | None) -> int:
+        """Return the most that the call can cost, in micro-units."""
+        return 0 if model is None else model.cost_micros(self.input_tokens, self.output_tokens)
 
 
 @dataclass(frozen=True, slots=True)

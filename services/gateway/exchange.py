@@ -10,8 +10,15 @@ from collections.abc import Callable
 from services.common.clock import Clock
 from services.common.errors import Unavailable, WeaverError
 from services.gateway.calls import Ask, Call
-from services.gateway.events import Commitments, Event, EventType, OutcomeStatus, RecordReference
-from services.gateway.ports import Admission, Generation, Limiter
+from services.gateway.events import (
+    Commitments,
+    Event,
+    EventType,
+    OutcomeStatus,
+    RecordReference,
+    Usage,
+)
+from services.gateway.ports import Admission, Generation, Limiter, ModelInfo
 from services.gateway.principal import Principal
 from services.gateway.recorder import Recorder
 from services.gateway.redaction import Redactor
@@ -28,6 +35,7 @@ class Exchange:
         ask: what was read of it.
         principal: who it is made for.
         admission: the limiter's verdict.
+        model: the model that is asked; None where none is.
         redactor: the request's; None when personal data passes.
         recorder: takes the events.
         limiter: takes the settlement.
@@ -39,7 +47,9 @@ class Exchange:
         "_clock",
         "_http_status",
         "_intent",
+        "_left",
         "_limiter",
+        "_model",
         "_recorder",
         "admission",
         "answer_commitments",
@@ -58,6 +68,7 @@ class Exchange:
         principal: Principal,
         admission: Admission,
         *,
+        model: ModelInfo | None,
         redactor: Redactor | None,
         recorder: Recorder,
         limiter: Limiter,
@@ -77,6 +88,8 @@ class Exchange:
         self._clock = clock
         self._http_status = http_status
         self._intent: Event | None = None
+        self._model = model
+        self._left = False
         self.closed = False
 
     async def open(self) -> None:
@@ -100,6 +113,10 @@ class Exchange:
         self._intent = event
         await future
 
+    def leave(self) -> None:
+        """Take note that the prompt is on its way to a provider."""
+        self._left = True
+
     @property
     def opened(self) -> bool:
         """Whether an intent was numbered, so that an outcome is owed or given."""
@@ -120,11 +137,22 @@ class Exchange:
         """Close with an answer that broke off on the provider's side."""
         return self._close(OutcomeStatus.INTERRUPTED, generation, reason, OK)
 
-    def cancel(self) -> None:
-        """Close because the client went away."""
-        if not self.closed:
-            status = OutcomeStatus.CANCELLED
-            self._close(status, None, "CANCELLED", CLIENT_CLOSED_REQUEST)
+    def cancel(self, output_tokens: int | None = None) -> None:
+        """Close because the client went away, charging what may have been used.
+
+        Args:
+            output_tokens: the tokens that have arrived; None when they are not known, which
+                charges the bound, so that leaving early is no way around a budget.
+        """
+        if self.closed:
+            return
+        generation = None
+        if self._left and self._model is not None:
+            output = self.ask.output_tokens if output_tokens is None else output_tokens
+            usage = Usage(self.ask.input_tokens, output, estimated=True)
+            cost_micros = self._model.cost_micros(usage.input_tokens, usage.output_tokens)
+            generation = Generation(usage=usage, cost_micros=cost_micros)
+        self._close(OutcomeStatus.CANCELLED, generation, "CANCELLED", CLIENT_CLOSED_REQUEST)
 
     def renew(self) -> None:
         """Keep the reservation alive."""

@@ -18,11 +18,11 @@ from services.common.errors import (
     Unavailable,
     WeaverError,
 )
+from services.gateway.ascii_json import MAX_ERROR_BODY, ascii_json
 from services.gateway.calls import Ask
 from services.gateway.ports import ModelInfo
 
 MAX_CHOICES = 128
-MAX_ERROR_BODY = 4096
 BYTES_PER_TOKEN = 4
 ROLES: Final = frozenset(("system", "developer", "user", "assistant", "tool", "function"))
 DONE: Final = b"data: [DONE]\n\n"
@@ -193,11 +193,11 @@ def error_body(error: WeaverError, request_id: str) -> bytes:
             "code": _CODES.get(error.reason, error.reason.lower()),
         }
     }
-    encoded = _ascii_json(body)
+    encoded = ascii_json(body)
     if len(encoded) > MAX_ERROR_BODY:
         body["error"]["message"] = message[: MAX_ERROR_BODY // 16] + "…"
         body["error"]["param"] = None
-        encoded = _ascii_json(body)
+        encoded = ascii_json(body)
     return encoded
 
 
@@ -253,20 +253,6 @@ def _wrong(field: str, description: str) -> InvalidArgument:
         else f"`{field}`: {description}.",
         violations=(FieldViolation(field, description),),
     )
-
-
-def _ascii_json(value: object) -> bytes:
-    text = msgspec.json.encode(value).decode()
-    if text.isascii():
-        return text.encode()
-    return "".join(
-        character if character.isascii() else _escape(character) for character in text
-    ).encode()
-
-
-def _escape(character: str) -> str:
-    units = character.encode("utf-16-be")
-    return "".join(f"\\u{units[i]:02x}{units[i + 1]:02x}" for i in range(0, len(units), 2))
 
 
 _TOKEN: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"|[{}\[\]]', re.DOTALL)

@@ -18,7 +18,7 @@ from services.common.clock import Clock
 from services.common.errors import Internal, Unavailable, WeaverError
 from services.gateway.authentication import Authenticator
 from services.gateway.authorization import Authorizer, Scope
-from services.gateway.calls import Ask, Call, LimitExceeded, Response, WholeResponse
+from services.gateway.calls import Call, LimitExceeded, Response, WholeResponse
 from services.gateway.catalogue import Catalogue
 from services.gateway.events import RecordReference
 from services.gateway.exchange import CLIENT_CLOSED_REQUEST, Exchange
@@ -40,7 +40,6 @@ from services.gateway.streaming import Stream
 
 Result = TypeVar("Result")
 
-MICROS = 1_000_000
 PASSED_HEADERS = ("openai-organization", "openai-project", "openai-beta", "idempotency-key")
 
 
@@ -183,12 +182,12 @@ class Pipeline:
             principal = self._authenticator.authenticate(call.header)
             self._authorizer.require(principal, call.surface.scope)
             ask = call.surface.read(call.body, self._settings.max_output_tokens)
-            price = await self._price(ask) if call.surface.dialect else 0
+            model = await self._catalogue.find(ask.model) if call.surface.dialect else None
             admission = await self._limiter.reserve(
                 principal,
                 ask.model,
                 tokens=ask.input_tokens + ask.output_tokens,
-                cost_micros=price,
+                cost_micros=ask.cost_micros(model),
             )
             if not admission.admitted:
                 raise LimitExceeded(admission)
@@ -203,6 +202,7 @@ class Pipeline:
             ask,
             principal,
             admission,
+            model=model,
             redactor=Redactor() if self._settings.redact else None,
             recorder=self._recorder,
             limiter=self._limiter,
@@ -210,16 +210,8 @@ class Pipeline:
             http_status=self._http_status,
         )
 
-    async def _price(self, ask: Ask) -> int:
-        """Return the most that a call can cost, in micro-units, rounded up."""
-        model = await self._catalogue.find(ask.model)
-        price = (
-            ask.input_tokens * model.input_price_micros
-            + ask.output_tokens * model.output_price_micros
-        )
-        return -(-price // MICROS)
-
     async def _whole(self, exchange: Exchange) -> WholeResponse:
+        exchange.leave()
         answer = await self._model.generate(
             self._model_call(exchange), timeout_s=self._remaining(exchange)
         )
@@ -234,6 +226,7 @@ class Pipeline:
         )
 
     async def _streamed(self, exchange: Exchange) -> Stream:
+        exchange.leave()
         # The port says iterator; what the clients return can also be closed.
         steps = cast(
             "AsyncGenerator[StreamStep, None]", self._model.stream(self._model_call(exchange))

@@ -131,6 +131,11 @@ class ModelInfo:
     output_price_micros: int
     created: int
 
+    def cost_micros(self, input_tokens: int, output_tokens: int) -> int:
+        """Return what so many tokens cost, in micro-units, rounded up."""
+        price = input_tokens * self.input_price_micros + output_tokens * self.output_price_micros
+        return -(-price // 1_000_000)
+
 
 class Model(Protocol):
     """Calls providers."""

@@ -1,7 +1,7 @@
 """GatewayService on the wire: messages to calls, answers and errors back. No decisions."""
 
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -10,10 +10,10 @@ import msgspec
 from google.api import httpbody_pb2
 
 from services.common import logs
-from services.common.errors import Internal, NotFound, WeaverError
-from services.gateway import http, openai, typed
+from services.common.errors import Internal, NotFound, Unimplemented, WeaverError
+from services.gateway import anthropic, http, openai, typed
 from services.gateway.authorization import Scope
-from services.gateway.calls import StreamedResponse, Surface, WholeResponse
+from services.gateway.calls import Ask, StreamedResponse, Surface, WholeResponse
 from services.gateway.health import HealthReport
 from services.gateway.pipeline import Pipeline
 from weaver.gateway.v1 import gateway_service_pb2 as pb
@@ -24,14 +24,30 @@ CHAT = Surface("chat.completions", Scope.GENERATE, openai.chat, "OPENAI_CHAT")
 EMBEDDINGS = Surface("embeddings", Scope.GENERATE, openai.embeddings, "OPENAI_EMBEDDINGS")
 
 
+def _unserved(name: str) -> Surface:
+    """Return a surface of the contract that no provider serves yet: refused, and counted."""
+
+    def read(_: bytes, __: int) -> Ask:
+        raise Unimplemented(f"`{name}` is not served here. Use `/v1/chat/completions`.")
+
+    return Surface(name, Scope.GENERATE, read)
+
+
+RESPONSES = _unserved("responses")
+MESSAGES = _unserved("messages")
+COUNT_TOKENS = _unserved("messages.count_tokens")
+
+
 @contextmanager
-def openai_errors(context: Any) -> Iterator[None]:
-    """Give errors the shape that OpenAI's clients expect, beside their gRPC status."""
+def shaped_errors(
+    context: Any, error_body: Callable[[WeaverError, str], bytes] = openai.error_body
+) -> Iterator[None]:
+    """Give errors the shape that a vendor's clients expect, beside their gRPC status."""
     try:
         yield
     except Exception as error:
         known = error if isinstance(error, WeaverError) else Internal("Internal error.")
-        body = openai.error_body(known, logs.request_id.get())
+        body = error_body(known, logs.request_id.get())
         context.set_trailing_metadata(http.error_trailers(known, body))
         raise
 
@@ -67,7 +83,7 @@ class GatewayServicer(gateway_service_pb2_grpc.GatewayServiceServicer):
 
     async def WhoAmI(self, request: pb.WhoAmIRequest, context: Any) -> Any:  # noqa: ARG002 - gRPC's signature
         """Tell a caller who they are taken for."""
-        with openai_errors(context):
+        with shaped_errors(context):
             principal = self._pipeline.authenticate(http.request_headers(context))
             body = {
                 "tenant": principal.tenant,
@@ -79,13 +95,13 @@ class GatewayServicer(gateway_service_pb2_grpc.GatewayServiceServicer):
 
     async def ListModels(self, request: pb.ListModelsRequest, context: Any) -> Any:  # noqa: ARG002 - gRPC's signature
         """List the models that the caller may use."""
-        with openai_errors(context):
+        with shaped_errors(context):
             models = await self._pipeline.models(http.request_headers(context))
             return httpbody_pb2.HttpBody(content_type=JSON, data=openai.model_list(models))
 
     async def GetModel(self, request: pb.GetModelRequest, context: Any) -> Any:
         """Return one model that the caller may use."""
-        with openai_errors(context):
+        with shaped_errors(context):
             for model in await self._pipeline.models(http.request_headers(context)):
                 if model.id == request.id:
                     data = msgspec.json.encode(openai.model_json(model))
@@ -119,6 +135,27 @@ class GatewayServicer(gateway_service_pb2_grpc.GatewayServiceServicer):
         assert isinstance(response, WholeResponse)  # noqa: S101 - the surface never streams
         return httpbody_pb2.HttpBody(content_type=response.content_type, data=response.body)
 
+    async def Responses(
+        self, request: httpbody_pb2.HttpBody, context: Any
+    ) -> AsyncIterator[httpbody_pb2.HttpBody]:
+        """Refuse OpenAI responses: no provider serves them yet."""
+        await self._run(RESPONSES, request.data, context)
+        yield httpbody_pb2.HttpBody()
+
+    async def Messages(
+        self, request: httpbody_pb2.HttpBody, context: Any
+    ) -> AsyncIterator[httpbody_pb2.HttpBody]:
+        """Refuse Anthropic messages: no provider serves them yet."""
+        await self._run(MESSAGES, request.data, context, anthropic.error_body)
+        yield httpbody_pb2.HttpBody()
+
+    async def CountTokens(
+        self, request: httpbody_pb2.HttpBody, context: Any
+    ) -> httpbody_pb2.HttpBody:
+        """Refuse to count tokens: no provider serves it yet."""
+        await self._run(COUNT_TOKENS, request.data, context, anthropic.error_body)
+        return httpbody_pb2.HttpBody()
+
     async def Generate(self, request: pb.GenerateRequest, context: Any) -> pb.GenerateResponse:
         """Answer a typed model call."""
         response = await self._run(self._generate, request.SerializeToString(), context)
@@ -151,11 +188,15 @@ class GatewayServicer(gateway_service_pb2_grpc.GatewayServiceServicer):
         )
 
     async def _run(
-        self, surface: Surface, body: bytes, context: Any
+        self,
+        surface: Surface,
+        body: bytes,
+        context: Any,
+        error_body: Callable[[WeaverError, str], bytes] = openai.error_body,
     ) -> WholeResponse | StreamedResponse:
         """Take a call through the pipeline and send what goes before its answer."""
         arrived = time.monotonic()
-        with openai_errors(context):
+        with shaped_errors(context, error_body):
             header = http.request_headers(context)
             call = http.read_call(context, header, surface, body, arrived)
             response = await self._pipeline.run(call)

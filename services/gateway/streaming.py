@@ -60,6 +60,7 @@ class Stream:
         self.record: RecordReference | None = None
         self.generation = Generation()
         self.error: WeaverError | None = None
+        self._events = 0
         self._exchange = exchange
         self._steps = steps
         self._clock = clock
@@ -100,7 +101,7 @@ class Stream:
         """End the response; before its end this cancels the provider."""
         if not self._exchange.closed:
             self._commit()
-            self._exchange.cancel()
+            self._exchange.cancel(self._events)
         await self._steps.aclose()
 
     async def _next(self) -> StreamStep | WeaverError:
@@ -143,6 +144,8 @@ class Stream:
 
     def _redacted(self, chunk: StreamChunk) -> bytes:
         self._received.update(chunk.body)
+        # Providers send about one token an event; it only matters when the client leaves.
+        self._events += chunk.body.count(b"\n\n")
         return chunk.body if self._redactor is None else self._redactor.events(chunk.body)
 
     def _commit(self) -> None:

@@ -102,6 +102,19 @@ class RateLimitServicer(rpc.RateLimitServiceServicer):
             limits=map(_limit, standings), policy_version=version, source=_SOURCES[source]
         )
 
+    async def GetUsage(self, request: pb.GetUsageRequest, context: Any) -> pb.GetUsageResponse:  # noqa: ANN401, N802
+        """Tell what a principal has used of each limit."""
+        caller = _caller(request.principal, peer_name(context), "")
+        standings, version, source = await self._limiter.peek(caller)
+        limits = [_limit(standing) for standing in standings]
+        return pb.GetUsageResponse(
+            usages=[
+                pb.LimitUsage(limit=limit, used=limit.limit - limit.remaining) for limit in limits
+            ],
+            policy_version=version,
+            source=_SOURCES[source],
+        )
+
 
 def _reservation(request: pb.ReserveRequest, peer: str, path: str) -> Reservation:
     return Reservation(

@@ -196,6 +196,24 @@ async def test_a_client_that_leaves_a_stream_is_accounted_for(pieces: int) -> No
     await suite.settle()
     assert kinds(suite.log.events) == [EventType.INTENT, EventType.OUTCOME]
     assert suite.log.events[1].outcome is OutcomeStatus.CANCELLED
+    usage, cost = suite.limiter.settled[0]
+    assert usage is not None
+    assert (usage.estimated, usage.output_tokens) == (True, pieces)
+    assert cost == usage.input_tokens + 2 * pieces
+
+
+async def test_leaving_early_is_no_way_around_a_budget() -> None:
+    suite = Suite()
+    suite.model.open.clear()
+    request = asyncio.create_task(suite.pipeline.run(suite.call()))
+    await suite.model.asked.wait()
+    request.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await request
+    ((_, _, reserved, _),) = suite.limiter.reserved
+    usage, _ = suite.limiter.settled[0]
+    assert usage is not None
+    assert usage.input_tokens + usage.output_tokens == reserved
 
 
 @pytest.mark.parametrize(

@@ -67,6 +67,23 @@ class GatewayServiceStub:
 
     Errors: as for every method, in OpenAI's shape over HTTP.
     """
+    Responses: _grpc.UnaryStreamMultiCallable[_httpbody_pb2.HttpBody, _httpbody_pb2.HttpBody]
+    """Answers OpenAI responses, whole or streamed as `stream` in the body says.
+
+    Errors: as for every method, in OpenAI's shape over HTTP; UNIMPLEMENTED where no provider of the
+    model speaks them.
+    """
+    Messages: _grpc.UnaryStreamMultiCallable[_httpbody_pb2.HttpBody, _httpbody_pb2.HttpBody]
+    """Answers Anthropic messages, whole or streamed as `stream` in the body says.
+
+    Errors: as for every method, in Anthropic's shape over HTTP; UNIMPLEMENTED where no provider of
+    the model can be reached from them.
+    """
+    CountTokens: _grpc.UnaryUnaryMultiCallable[_httpbody_pb2.HttpBody, _httpbody_pb2.HttpBody]
+    """Counts the tokens of Anthropic messages without a model call.
+
+    Errors: as for every method, in Anthropic's shape over HTTP; UNIMPLEMENTED likewise.
+    """
     Embeddings: _grpc.UnaryUnaryMultiCallable[_httpbody_pb2.HttpBody, _httpbody_pb2.HttpBody]
     """Answers OpenAI embeddings.
 
@@ -120,6 +137,23 @@ class GatewayServiceAsyncStub(GatewayServiceStub):
     """Answers OpenAI chat completions, whole or streamed as `stream` in the body says.
 
     Errors: as for every method, in OpenAI's shape over HTTP.
+    """
+    Responses: _aio.UnaryStreamMultiCallable[_httpbody_pb2.HttpBody, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
+    """Answers OpenAI responses, whole or streamed as `stream` in the body says.
+
+    Errors: as for every method, in OpenAI's shape over HTTP; UNIMPLEMENTED where no provider of the
+    model speaks them.
+    """
+    Messages: _aio.UnaryStreamMultiCallable[_httpbody_pb2.HttpBody, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
+    """Answers Anthropic messages, whole or streamed as `stream` in the body says.
+
+    Errors: as for every method, in Anthropic's shape over HTTP; UNIMPLEMENTED where no provider of
+    the model can be reached from them.
+    """
+    CountTokens: _aio.UnaryUnaryMultiCallable[_httpbody_pb2.HttpBody, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
+    """Counts the tokens of Anthropic messages without a model call.
+
+    Errors: as for every method, in Anthropic's shape over HTTP; UNIMPLEMENTED likewise.
     """
     Embeddings: _aio.UnaryUnaryMultiCallable[_httpbody_pb2.HttpBody, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
     """Answers OpenAI embeddings.
@@ -201,6 +235,41 @@ class GatewayServiceServicer(metaclass=_abc_1.ABCMeta):
         """Answers OpenAI chat completions, whole or streamed as `stream` in the body says.
 
         Errors: as for every method, in OpenAI's shape over HTTP.
+        """
+
+    @_abc_1.abstractmethod
+    def Responses(
+        self,
+        request: _httpbody_pb2.HttpBody,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]:
+        """Answers OpenAI responses, whole or streamed as `stream` in the body says.
+
+        Errors: as for every method, in OpenAI's shape over HTTP; UNIMPLEMENTED where no provider of the
+        model speaks them.
+        """
+
+    @_abc_1.abstractmethod
+    def Messages(
+        self,
+        request: _httpbody_pb2.HttpBody,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]:
+        """Answers Anthropic messages, whole or streamed as `stream` in the body says.
+
+        Errors: as for every method, in Anthropic's shape over HTTP; UNIMPLEMENTED where no provider of
+        the model can be reached from them.
+        """
+
+    @_abc_1.abstractmethod
+    def CountTokens(
+        self,
+        request: _httpbody_pb2.HttpBody,
+        context: _ServicerContext,
+    ) -> _typing.Union[_httpbody_pb2.HttpBody, _abc.Awaitable[_httpbody_pb2.HttpBody]]:
+        """Counts the tokens of Anthropic messages without a model call.
+
+        Errors: as for every method, in Anthropic's shape over HTTP; UNIMPLEMENTED likewise.
         """
 
     @_abc_1.abstractmethod

@@ -69,6 +69,11 @@ class RateLimitServiceStub:
                 request_serializer=weaver_dot_ratelimit_dot_v1_dot_ratelimit__service__pb2.PeekRequest.SerializeToString,
                 response_deserializer=weaver_dot_ratelimit_dot_v1_dot_ratelimit__service__pb2.PeekResponse.FromString,
                 _registered_method=True)
+        self.GetUsage = channel.unary_unary(
+                '/weaver.ratelimit.v1.RateLimitService/GetUsage',
+                request_serializer=weaver_dot_ratelimit_dot_v1_dot_ratelimit__service__pb2.GetUsageRequest.SerializeToString,
+                response_deserializer=weaver_dot_ratelimit_dot_v1_dot_ratelimit__service__pb2.GetUsageResponse.FromString,
+                _registered_method=True)
 
 
 class RateLimitServiceServicer:
@@ -135,6 +140,15 @@ class RateLimitServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetUsage(self, request, context):
+        """Tells what a principal has used of each limit in its current window.
+
+        Errors: INVALID_ARGUMENT, UNAVAILABLE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RateLimitServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -167,6 +181,11 @@ def add_RateLimitServiceServicer_to_server(servicer, server):
                     servicer.Peek,
                     request_deserializer=weaver_dot_ratelimit_dot_v1_dot_ratelimit__service__pb2.PeekRequest.FromString,
                     response_serializer=weaver_dot_ratelimit_dot_v1_dot_ratelimit__service__pb2.PeekResponse.SerializeToString,
+            ),
+            'GetUsage': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetUsage,
+                    request_deserializer=weaver_dot_ratelimit_dot_v1_dot_ratelimit__service__pb2.GetUsageRequest.FromString,
+                    response_serializer=weaver_dot_ratelimit_dot_v1_dot_ratelimit__service__pb2.GetUsageResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -336,6 +355,33 @@ class RateLimitService:
             '/weaver.ratelimit.v1.RateLimitService/Peek',
             weaver_dot_ratelimit_dot_v1_dot_ratelimit__service__pb2.PeekRequest.SerializeToString,
             weaver_dot_ratelimit_dot_v1_dot_ratelimit__service__pb2.PeekResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetUsage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/weaver.ratelimit.v1.RateLimitService/GetUsage',
+            weaver_dot_ratelimit_dot_v1_dot_ratelimit__service__pb2.GetUsageRequest.SerializeToString,
+            weaver_dot_ratelimit_dot_v1_dot_ratelimit__service__pb2.GetUsageResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -70,6 +70,11 @@ class RateLimitServiceStub:
 
     Errors: INVALID_ARGUMENT, UNAVAILABLE.
     """
+    GetUsage: _grpc.UnaryUnaryMultiCallable[_ratelimit_service_pb2.GetUsageRequest, _ratelimit_service_pb2.GetUsageResponse]
+    """Tells what a principal has used of each limit in its current window.
+
+    Errors: INVALID_ARGUMENT, UNAVAILABLE.
+    """
 
 @_typing.type_check_only
 class RateLimitServiceAsyncStub(RateLimitServiceStub):
@@ -110,6 +115,11 @@ class RateLimitServiceAsyncStub(RateLimitServiceStub):
     """
     Peek: _aio.UnaryUnaryMultiCallable[_ratelimit_service_pb2.PeekRequest, _ratelimit_service_pb2.PeekResponse]  # type: ignore[assignment]
     """Reads the state of a principal's limits without charging anything.
+
+    Errors: INVALID_ARGUMENT, UNAVAILABLE.
+    """
+    GetUsage: _aio.UnaryUnaryMultiCallable[_ratelimit_service_pb2.GetUsageRequest, _ratelimit_service_pb2.GetUsageResponse]  # type: ignore[assignment]
+    """Tells what a principal has used of each limit in its current window.
 
     Errors: INVALID_ARGUMENT, UNAVAILABLE.
     """
@@ -186,6 +196,17 @@ class RateLimitServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_ratelimit_service_pb2.PeekResponse, _abc.Awaitable[_ratelimit_service_pb2.PeekResponse]]:
         """Reads the state of a principal's limits without charging anything.
+
+        Errors: INVALID_ARGUMENT, UNAVAILABLE.
+        """
+
+    @_abc_1.abstractmethod
+    def GetUsage(
+        self,
+        request: _ratelimit_service_pb2.GetUsageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ratelimit_service_pb2.GetUsageResponse, _abc.Awaitable[_ratelimit_service_pb2.GetUsageResponse]]:
+        """Tells what a principal has used of each limit in its current window.
 
         Errors: INVALID_ARGUMENT, UNAVAILABLE.
         """
