@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
-from services.common.errors import ResourceExhausted
+from services.common.errors import Internal, ResourceExhausted
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -53,7 +53,7 @@ class Batcher(Generic[Item, Result]):
         return await self.enqueue(item)
 
     def enqueue(self, item: Item) -> asyncio.Future[Result]:
-        """Put an item into the next batch without waiting; it travels whatever becomes of the caller.
+        """Put an item into the next batch without waiting; it travels, whoever stays to see it.
 
         Raises:
             ResourceExhausted: too many items are waiting.
@@ -80,6 +80,13 @@ class Batcher(Generic[Item, Result]):
             batch = [self._pending.popleft() for _ in range(size)]
             try:
                 results = await self._send([item for item, _ in batch])
+                if len(results) != size:
+                    msg = f"{len(results)} results came back for {size} items."
+                    results = [Internal(msg)] * size
+            except asyncio.CancelledError:
+                for _, future in batch:
+                    future.cancel()
+                raise
             except Exception as error:  # noqa: BLE001 - every waiting caller learns of it
                 results = [error] * size
             for (_, future), result in zip(batch, results, strict=True):

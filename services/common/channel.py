@@ -6,24 +6,28 @@ repeated, shows our certificate, and accepts only the neighbour's.
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Iterator,
+)
+from contextlib import contextmanager
 from typing import Any
 
 import grpc
+from opentelemetry.trace import Span
 
-from services.common import certificates, logs, tls
+from services.common import certificates, telemetry, tls
 from services.common.errors import DeadlineExceeded, Unavailable, WeaverError
-from services.common.identifiers import hex64
-from services.common.peer import INSECURE_HEADER
+from services.common.renewing_channel import Metadata, RenewingChannel
 from services.common.settings import CommonSettings
 from services.common.status import from_rpc_error
 
-Metadata = Sequence[tuple[str, str | bytes]]
-
 _MESSAGE_BYTES = 32 * 1024 * 1024
 _MARGIN_S = 0.01
-_LOOK_S = 5.0
-_RETIRE_S = 600.0
 _OPTIONS: tuple[tuple[str, int | str], ...] = (
     ("grpc.max_receive_message_length", _MESSAGE_BYTES),
     ("grpc.max_send_message_length", _MESSAGE_BYTES),
@@ -90,10 +94,10 @@ def open_channel(
         ("grpc.ssl_target_name_override", peer),
     )
     if not settings.mtls_enabled:
-        return _Channel(lambda: grpc.aio.insecure_channel(address, options), None, own)
+        return RenewingChannel(lambda: grpc.aio.insecure_channel(address, options), None, own)
     certificates.ensure(settings)
     files = tls.CertificateFiles(settings.tls_path, own)
-    return _Channel(
+    return RenewingChannel(
         lambda: grpc.aio.secure_channel(address, tls.channel_credentials(files.material), options),
         files,
         own,
@@ -128,17 +132,26 @@ async def call(
     Raises:
         WeaverError: what the other side raised, or Unavailable or DeadlineExceeded.
     """
-    try:
-        return await method(request, timeout=timeout_s, metadata=metadata)
-    except grpc.aio.AioRpcError as error:
-        raise _translated(error) from error
-    except asyncio.CancelledError:
-        _raise_if_not_ours()
-        raise
+    with _span(method) as span:
+        try:
+            with telemetry.current(span):
+                response = method(request, timeout=timeout_s, metadata=metadata)
+            return await response
+        except grpc.aio.AioRpcError as error:
+            telemetry.finish(span, error.code().name)
+            raise _translated(error) from error
+        except asyncio.CancelledError:
+            telemetry.finish(span, "CANCELLED")
+            _raise_if_not_ours()
+            raise
 
 
 async def stream(
-    method: Callable[..., Any], request: object, *, metadata: Metadata = ()
+    method: Callable[..., Any],
+    request: object,
+    *,
+    metadata: Metadata = (),
+    timeout_s: float | None = None,
 ) -> AsyncIterator[Any]:
     """Make a call with a stream of responses; closing the iterator cancels the call.
 
@@ -147,20 +160,34 @@ async def stream(
     Raises:
         WeaverError: as `call` does.
     """
-    responses = method(request, metadata=metadata)
+    with _span(method) as span:
+        with telemetry.current(span):
+            responses = method(request, timeout=timeout_s, metadata=metadata)
+        try:
+            async for response in responses:
+                yield response
+        except grpc.aio.AioRpcError as error:
+            telemetry.finish(span, error.code().name)
+            raise _translated(error) from error
+        except asyncio.CancelledError:
+            telemetry.finish(span, "CANCELLED")
+            _raise_if_not_ours()
+            raise
+        finally:
+            if isinstance(responses, AsyncGenerator):
+                await responses.aclose()
+            else:
+                responses.cancel()
+
+
+@contextmanager
+def _span(method: Callable[..., Any]) -> Iterator[Span | None]:
+    span = telemetry.start_client_span(getattr(method, "path", ""))
     try:
-        async for response in responses:
-            yield response
-    except grpc.aio.AioRpcError as error:
-        raise _translated(error) from error
-    except asyncio.CancelledError:
-        _raise_if_not_ours()
-        raise
+        yield span
     finally:
-        if hasattr(responses, "aclose"):
-            await responses.aclose()
-        else:
-            responses.cancel()
+        if span is not None:
+            span.end()
 
 
 def _translated(error: grpc.aio.AioRpcError) -> WeaverError:
@@ -178,94 +205,3 @@ def _raise_if_not_ours() -> None:
     if task is not None and not task.cancelling():
         msg = "The call was broken off."
         raise Unavailable(msg, reason="CANCELLED")
-
-
-class _Channel(grpc.aio.Channel):
-    """A channel that follows renewed certificates: new calls take a new channel, old ones end."""
-
-    def __init__(
-        self,
-        connect: Callable[[], grpc.aio.Channel],
-        files: tls.CertificateFiles | None,
-        own: str,
-    ) -> None:
-        self._connect = connect
-        self._files = files
-        self._own = () if files else ((INSECURE_HEADER, own),)
-        self._channel = connect()
-        self._generation = 0
-        self._loop = asyncio.get_running_loop()
-        self._look_at = self._loop.time() + _LOOK_S
-        self._retiring: set[asyncio.Task[None]] = set()
-
-    def unary_unary(self, path: str, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
-        return self._method("unary_unary", path, args, kwargs)
-
-    def unary_stream(self, path: str, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
-        return self._method("unary_stream", path, args, kwargs)
-
-    def stream_unary(self, path: str, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
-        return self._method("stream_unary", path, args, kwargs)
-
-    def stream_stream(self, path: str, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
-        return self._method("stream_stream", path, args, kwargs)
-
-    async def close(self, grace: float | None = None) -> None:
-        for task in self._retiring:
-            task.cancel()
-        await asyncio.gather(*self._retiring, return_exceptions=True)
-        await self._channel.close(grace)
-
-    def get_state(self, try_to_connect: bool = False) -> grpc.ChannelConnectivity:  # noqa: FBT001, FBT002 - gRPC's
-        return self._channel.get_state(try_to_connect)
-
-    async def wait_for_state_change(self, last_observed_state: grpc.ChannelConnectivity) -> None:
-        await self._channel.wait_for_state_change(last_observed_state)
-
-    async def channel_ready(self) -> None:
-        await self._channel.channel_ready()
-
-    async def __aenter__(self) -> "_Channel":
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.close()
-
-    def _method(
-        self, kind: str, path: str, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Callable[..., Any]:
-        generation = self._generation
-        current = getattr(self._channel, kind)(path, *args, **kwargs)
-
-        def invoke(request: object, *, metadata: Metadata | None = None, **options: Any) -> Any:  # noqa: ANN401
-            nonlocal generation, current
-            if self._files is not None and self._loop.time() >= self._look_at:
-                self._look()
-            if generation != self._generation:
-                generation = self._generation
-                current = getattr(self._channel, kind)(path, *args, **kwargs)
-            return current(
-                request, metadata=(*(metadata or ()), *self._own, *_context()), **options
-            )
-
-        return invoke
-
-    def _look(self) -> None:
-        self._look_at = self._loop.time() + _LOOK_S
-        if self._files is not None and self._files.renewed():
-            old, self._channel = self._channel, self._connect()
-            self._generation += 1
-            task = asyncio.create_task(old.close(_RETIRE_S))
-            self._retiring.add(task)
-            task.add_done_callback(self._retiring.discard)
-
-
-def _context() -> tuple[tuple[str, str], ...]:
-    """Return the metadata that tie a call to the request under way."""
-    request, trace = logs.request_id.get(), logs.trace_id.get()
-    if not trace:
-        return ()
-    return (
-        ("x-request-id", request),
-        ("traceparent", f"00-{trace}-{hex64()}-01"),
-    )

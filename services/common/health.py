@@ -14,7 +14,9 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from services.common.errors import NotFound
 
 SERVICE_NAME = "grpc.health.v1.Health"
-_Status = health_pb2.HealthCheckResponse.ServingStatus
+_UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+_SERVING = health_pb2.HealthCheckResponse.SERVING
+_NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
 class Health:
@@ -83,14 +85,14 @@ class HealthServicer(health_pb2_grpc.HealthServicer):
         self._health = health
         self._services = frozenset(services)
 
-    async def Check(  # type: ignore[override]  # noqa: N802 - gRPC's name; the stub types are sync
+    async def Check(  # noqa: N802 - gRPC's name
         self,
         request: health_pb2.HealthCheckRequest,
         context: object,  # noqa: ARG002 - gRPC's signature
     ) -> health_pb2.HealthCheckResponse:
         """Return the state of one name."""
         status = self._status(request.service)
-        if status == _Status.SERVICE_UNKNOWN:
+        if status == _UNKNOWN:
             msg = "No service or dependency of this name."
             raise NotFound(msg)
         return health_pb2.HealthCheckResponse(status=status)
@@ -107,7 +109,7 @@ class HealthServicer(health_pb2_grpc.HealthServicer):
         }
         return cast("Any", health_pb2).HealthListResponse(statuses=statuses)
 
-    async def Watch(  # type: ignore[override]  # noqa: N802
+    async def Watch(  # noqa: N802 - gRPC's name
         self,
         request: health_pb2.HealthCheckRequest,
         context: object,  # noqa: ARG002 - gRPC's signature
@@ -127,10 +129,10 @@ class HealthServicer(health_pb2_grpc.HealthServicer):
             finally:
                 changed.cancel()
 
-    def _status(self, name: str) -> health_pb2.HealthCheckResponse.ServingStatus.ValueType:
+    def _status(self, name: str) -> Any:  # noqa: ANN401 - the stubs have no name for it
         if name in self._services:
             name = ""
         state = self._health.snapshot().get(name)
         if state is None:
-            return _Status.SERVICE_UNKNOWN
-        return _Status.SERVING if state[0] else _Status.NOT_SERVING
+            return _UNKNOWN
+        return _SERVING if state[0] else _NOT_SERVING

@@ -71,13 +71,17 @@ def _clean(key: str, value: Any, depth: int) -> Any:  # noqa: ANN401 - log value
         return clean_text(value)
     if kind is int or kind is float or kind is bool or value is None:
         return value
-    if depth == 0:
+    return _clean_nested(value, depth)
+
+
+def _clean_nested(value: object, depth: int) -> object:
+    if isinstance(value, Mapping | list | tuple | set | frozenset) and depth == 0:
         return "..."
     if isinstance(value, Mapping):
         return {str(name): _clean(str(name), item, depth - 1) for name, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
         return [_clean("", item, depth - 1) for item in value]
-    return clean_text(value if isinstance(value, str) else repr(value))
+    return clean_text(str(value) if isinstance(value, str) else repr(value))
 
 
 def clean_text(text: str) -> str:

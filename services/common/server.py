@@ -31,6 +31,7 @@ from services.common.interceptors.errors import Errors
 from services.common.interceptors.peer import Peer
 from services.common.interceptors.telemetry import Telemetry
 from services.common.settings import CommonSettings, SettingsError, split_address
+from services.common.telemetry import start_tracing
 
 _log = structlog.get_logger()
 
@@ -136,11 +137,17 @@ async def start_server(  # noqa: PLR0913 - each is a decision of the host
     else:
         _log.warning("mutual TLS is off: anyone on this network can call", service=component.name)
     metrics = CallMetrics(component.metrics)
+    tracer = start_tracing(settings, component.name, stack)
     servers: list[grpc.aio.Server] = []
     addresses: list[str] = []
     for listener in listeners:
-        chain = (
-            Telemetry(metrics, component.name, trusted=listener.kind is not Kind.PUBLIC),
+        chain: tuple[Interceptor, ...] = (
+            Telemetry(
+                metrics,
+                component.name,
+                trusted=listener.kind is not Kind.PUBLIC,
+                tracer=tracer,
+            ),
             AccessLog(),
             Errors(),
             Deadline(default_deadline_s),

@@ -6,12 +6,15 @@ the request id.
 """
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import grpc
 from google.protobuf import any_pb2
 from google.protobuf.message import DecodeError, Message
-from google.rpc import error_details_pb2, status_pb2
+from google.rpc import (  # type: ignore[import-untyped]  # ships without types
+    error_details_pb2,
+    status_pb2,
+)
 
 from services.common.errors import (
     AlreadyExists,
@@ -202,5 +205,5 @@ _KNOWN: Final[tuple[Any, ...]] = (
 def _unpack(packed: any_pb2.Any) -> Message | None:
     for kind in _KNOWN:
         if packed.Is(kind.DESCRIPTOR):
-            return kind.FromString(packed.value)
+            return cast("Message", kind.FromString(packed.value))
     return None

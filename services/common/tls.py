@@ -104,7 +104,9 @@ def server_credentials(
         return configuration() if files.renewed() else None
 
     return grpc.dynamic_ssl_server_credentials(
-        configuration(), renewed, require_client_authentication=client_certificates
+        configuration(),
+        renewed,  # type: ignore[arg-type]  # None is allowed and means no change
+        require_client_authentication=client_certificates,
     )
 
 

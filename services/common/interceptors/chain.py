@@ -8,7 +8,7 @@ and not when the garbage collector comes by.
 import inspect
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import grpc
 
@@ -65,16 +65,15 @@ class Chain(grpc.aio.ServerInterceptor):
         return handler
 
     def _wrap(self, path: str, handler: Handler) -> Handler:
-        raw = cast("Any", handler)
-        kind = f"{_ARITY[raw.request_streaming]}_{_ARITY[raw.response_streaming]}"
-        behaviour: Behaviour = getattr(raw, kind)
-        method = Method(path, streaming=raw.response_streaming)
+        kind = f"{_ARITY[handler.request_streaming]}_{_ARITY[handler.response_streaming]}"
+        behaviour: Behaviour = getattr(handler, kind)
+        method = Method(path, streaming=handler.response_streaming)
         if inspect.isasyncgenfunction(behaviour):
             behaviour = _writing(behaviour)
         for interceptor in reversed(self._interceptors):
             behaviour = interceptor.wrap(method, behaviour)
         build = getattr(grpc, f"{kind}_rpc_method_handler")
-        return cast("Handler", build(behaviour, raw.request_deserializer, raw.response_serializer))
+        return build(behaviour, handler.request_deserializer, handler.response_serializer)
 
 
 _ARITY = {False: "unary", True: "stream"}

@@ -22,7 +22,11 @@ class Peer:
     """
 
     def __init__(
-        self, allowed: Collection[str] | None, *, name: str | None = None, believe_metadata: bool = False
+        self,
+        allowed: Collection[str] | None,
+        *,
+        name: str | None = None,
+        believe_metadata: bool = False,
     ) -> None:
         """See the class."""
         self._allowed = None if allowed is None else frozenset(allowed)

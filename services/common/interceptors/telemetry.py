@@ -6,8 +6,9 @@ import time
 from typing import Any
 
 import grpc
+from opentelemetry.trace import Tracer
 
-from services.common import logs
+from services.common import logs, telemetry
 from services.common.identifiers import hex128
 from services.common.interceptors.call_metrics import CallMetrics
 from services.common.interceptors.chain import Behaviour, Method
@@ -34,16 +35,22 @@ class Telemetry:
         metrics: where to count.
         service: the `service` of log lines.
         trusted: whether the peers of this listener may choose request ids.
+        tracer: makes spans; None with telemetry off.
     """
 
-    def __init__(self, metrics: CallMetrics, service: str, *, trusted: bool) -> None:
+    def __init__(
+        self, metrics: CallMetrics, service: str, *, trusted: bool, tracer: Tracer | None = None
+    ) -> None:
         """See the class."""
+        self._tracer = tracer
         self._metrics = metrics
         self._service = service
         self._trusted = trusted
 
     def wrap(self, method: Method, behaviour: Behaviour) -> Behaviour:
         """Return the behaviour, observed."""
+        if self._tracer is not None:
+            behaviour = telemetry.traced(self._tracer, method.path, behaviour, outcome)
         observe = self._metrics.of(method.path).observe
         identify, clock = self._identify, time.perf_counter
 
