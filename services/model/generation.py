@@ -40,16 +40,15 @@ class Trial:
         self.attempts: list[Attempt] = []
         self.spent_s = 0.0
         """Time spent waiting for providers, pauses between tries left out."""
-        self.target: Target | None = None
-        """The target of the last try."""
         self._clock = clock
         self._meter = meter
         self._health = health
+        self._target: Target
         self._started: float | None = None
 
     def begin(self, target: Target) -> None:
         """Note that a target is being tried."""
-        self.target = target
+        self._target = target
         self._started = self._clock.monotonic()
 
     def end(
@@ -63,12 +62,12 @@ class Trial:
             detail: a sentence for operators.
             goes_on: whether this is but the beginning of a stream, which is counted at its end.
         """
-        if self._started is None or self.target is None:
+        if self._started is None:
             return
         duration_s = self._clock.monotonic() - self._started
         self._started = None
         self.spent_s += duration_s
-        provider, model = self.target.provider.name, self.target.model
+        provider, model = self._target.provider.name, self._target.model
         self.attempts.append(Attempt(provider, model, http_status, error, duration_s))
         if goes_on:
             self._meter.first_byte(provider, model, duration_s)
@@ -95,10 +94,7 @@ class Trial:
             facts: what the answer said about itself.
             request_body: what was asked, for an estimate where the provider gave no count.
         """
-        target = self.target
-        if target is None:
-            msg = "No target was tried."
-            raise RuntimeError(msg)
+        target = self._target
         usage = counted(facts, request_body)
         self._meter.tokens(target.provider.name, target.model, usage)
         return Generation(

@@ -76,7 +76,7 @@ class _WholeChoice(msgspec.Struct, gc=False):
 
 class _Whole(msgspec.Struct):
     choices: list[_WholeChoice] | None = None
-    data: msgspec.Raw | None = None
+    data: msgspec.Raw = msgspec.Raw()
     usage: _Usage | None = None
     model: str | None = None
     error: Any = None
@@ -160,7 +160,9 @@ def read_answer(body: bytes) -> Facts:
     except (msgspec.DecodeError, RecursionError):
         msg = "The provider's answer is not the JSON of an answer."
         raise failed(msg) from None
-    if whole.error is not None or (whole.choices is None and whole.data is None):
+    if whole.error is not None or (
+        whole.choices is None and not bytes(whole.data).startswith(b"[")
+    ):
         msg = "The provider sent an error in place of an answer."
         raise failed(msg)
     facts = Facts(whole.model or "")

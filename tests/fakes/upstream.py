@@ -86,7 +86,7 @@ class Received:
         """Return the first header of that name."""
         return next((value for key, value in self.headers if key.lower() == name.lower()), None)
 
-    def json(self) -> Any:  # noqa: ANN401 - whatever the client sent
+    def json(self) -> Any:
         """Return the body, decoded."""
         return json.loads(self.body)
 
