@@ -44,6 +44,10 @@ _SECRET_VALUE = re.compile(
 _HINTS = ("-----BEGIN ", "earer", "asic", "EARER", "ASIC", "eyJ", "sk-", "://")
 _DEPTH = 6
 
+# The exporter complains with each batch while the collector is down.
+_REPETITIVE = "opentelemetry."
+_REPEAT_S = 60.0
+
 Event = MutableMapping[str, Any]
 
 
@@ -204,11 +208,25 @@ class _StandardLibrary(logging.Handler):
 
     _log = structlog.get_logger()
 
+    def __init__(self) -> None:
+        """See the class."""
+        super().__init__()
+        self._last: dict[tuple[str, int], float] = {}
+
     def emit(self, record: logging.LogRecord) -> None:
         """Log a record as an event of its logger."""
+        if record.name.startswith(_REPETITIVE) and not self._due(record):
+            return
         try:
             self._log.log(
                 record.levelno, record.getMessage(), logger=record.name, exc_info=record.exc_info
             )
         except Exception:  # noqa: BLE001 - logging must not break what logs
             self.handleError(record)
+
+    def _due(self, record: logging.LogRecord) -> bool:
+        place = record.name, record.lineno
+        if record.created - self._last.get(place, 0.0) < _REPEAT_S:
+            return False
+        self._last[place] = record.created
+        return True

@@ -27,7 +27,10 @@ def serve_metrics(
     try:
         server, thread = start_http_server(port, host, registry)
     except OSError as error:
-        msg = f"{variable}: cannot serve metrics on {address}: {error.strerror}."
+        msg = (
+            f"{variable}: cannot serve metrics on {address}: {error.strerror}. "
+            f"Stop the program that uses it, or set {variable} to another address."
+        )
         raise SettingsError(msg) from None
 
     def stop() -> None:

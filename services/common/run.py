@@ -114,13 +114,16 @@ def serve(
     settings = load_or_exit(kind)
 
     async def main() -> None:
+        logs.configure(settings, settings.otel_service_name)
         async with AsyncExitStack() as stack:
             component = await build(settings, stack)
-            logs.configure(settings, component.name)
+            logs.service.set(component.name)
             where = None if listeners is None else listeners(settings)
             handle = await host(component, settings, stack, listeners=where)
             await until_stopped()
+            _log.info("draining", grace_s=settings.drain_seconds)
             await drain((handle,), settings.drain_seconds)
+        _log.info("stopped")
 
     try:
         uvloop.run(main())

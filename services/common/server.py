@@ -38,6 +38,7 @@ _log = structlog.get_logger()
 MESSAGE_BYTES = 32 * 1024 * 1024
 DEFAULT_DEADLINE_S = 30.0
 _ENVOY = "envoy"
+_RENEWAL_S = 3600.0
 _OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.so_reuseport", 0),
     ("grpc.max_receive_message_length", MESSAGE_BYTES),
@@ -134,6 +135,8 @@ async def start_server(  # noqa: PLR0913 - each is a decision of the host
     """
     if settings.mtls_enabled:
         certificates.ensure(settings)
+        renewal = asyncio.create_task(_renew(settings))
+        stack.callback(renewal.cancel)
     else:
         _log.warning("mutual TLS is off: anyone on this network can call", service=component.name)
     metrics = CallMetrics(component.metrics)
@@ -166,6 +169,15 @@ async def start_server(  # noqa: PLR0913 - each is a decision of the host
         servers.append(server)
     _log.info("listening", service=component.name, addresses=addresses)
     return ServerHandle(component, servers, addresses)
+
+
+async def _renew(settings: CommonSettings) -> None:
+    """Renew the certificates that we made ourselves, in processes that run for weeks."""
+    while True:
+        await asyncio.sleep(_RENEWAL_S)
+        made = await asyncio.to_thread(certificates.ensure, settings)
+        if made:
+            _log.info("certificates renewed", names=made)
 
 
 def _register(component: Component, server: Any, settings: CommonSettings) -> None:  # noqa: ANN401

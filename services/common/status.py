@@ -31,6 +31,7 @@ from services.common.errors import (
     WeaverError,
 )
 
+_NANOS: Final = 1_000_000_000
 DOMAIN: Final = "weaver"
 DETAILS_KEY: Final = "grpc-status-details-bin"
 INTERNAL_MESSAGE: Final = "Internal error. Quote the request id."
@@ -70,9 +71,13 @@ _MESSAGES: Final[Mapping[type[WeaverError], str]] = {
     Unavailable: "The service cannot be reached.",
     DeadlineExceeded: "The deadline passed.",
 }
-_MESSAGE_LIMIT = 512
-_TEXT_LIMIT = 1024
-_VIOLATIONS_LIMIT = 16
+# A peer refuses metadata of more than 8 KiB altogether, so details are cut and then left out.
+_DETAILS_BYTES: Final = 3072
+_MESSAGE_LIMIT: Final = 400
+_TEXT_LIMIT: Final = 256
+_VIOLATIONS_LIMIT: Final = 8
+_FACTS_LIMIT: Final = 8
+_RETRY_LIMIT_S: Final = 10_000_000.0
 
 Trailers = tuple[tuple[str, str | bytes], ...]
 
@@ -91,10 +96,12 @@ def to_status(error: BaseException, request_id: str) -> tuple[grpc.StatusCode, s
         error = Internal(INTERNAL_MESSAGE)
     code = _row(error)[0]
     message = _ascii(error.message)
-    details = _details(error, message, request_id)
     status = status_pb2.Status(code=code.value[0], message=message)
-    for detail in details:
-        any_pb2.Any.Pack(status.details.add(), detail)
+    room = _DETAILS_BYTES
+    for detail in _details(error, message, request_id):
+        room -= detail.ByteSize()
+        if room >= 0:
+            any_pb2.Any.Pack(status.details.add(), detail)
     return code, message, ((DETAILS_KEY, status.SerializeToString()),)
 
 
@@ -120,15 +127,31 @@ def _ascii(text: str) -> str:
     return clean if len(clean) <= _MESSAGE_LIMIT else clean[: _MESSAGE_LIMIT - 3] + "..."
 
 
-def _text(text: str) -> str:
-    return text[:_TEXT_LIMIT].encode("utf-8", "replace").decode()
+def _text(text: str, limit: int = _TEXT_LIMIT) -> str:
+    return text[:limit].encode("utf-8", "replace").decode()
 
 
 def _details(error: WeaverError, message: str, request_id: str) -> list[Message]:
-    facts = {_text(key): _text(value) for key, value in error.metadata.items()}
-    details: list[Message] = [
+    """Return the details, the most needed first."""
+    details: list[Message] = []
+    facts = {_text(key): _text(value) for key, value in list(error.metadata.items())[:_FACTS_LIMIT]}
+    details.append(
         error_details_pb2.ErrorInfo(reason=_text(error.reason), domain=DOMAIN, metadata=facts)
-    ]
+    )
+    if request_id:
+        details.append(error_details_pb2.RequestInfo(request_id=_text(request_id)))
+    if error.retry_after_s is not None and error.retry_after_s >= 0:
+        retry = error_details_pb2.RetryInfo()
+        retry.retry_delay.FromNanoseconds(round(min(error.retry_after_s, _RETRY_LIMIT_S) * _NANOS))
+        details.append(retry)
+    if "quota" in facts:
+        violation = error_details_pb2.QuotaFailure.Violation(
+            subject=facts["quota"], description=_text(message)
+        )
+        details.append(error_details_pb2.QuotaFailure(violations=[violation]))
+    if message != error.message:
+        original = _text(error.message, _MESSAGE_LIMIT)
+        details.append(error_details_pb2.LocalizedMessage(locale="en", message=original))
     if error.violations:
         fields = [
             error_details_pb2.BadRequest.FieldViolation(
@@ -136,22 +159,9 @@ def _details(error: WeaverError, message: str, request_id: str) -> list[Message]
             )
             for violation in error.violations[:_VIOLATIONS_LIMIT]
         ]
+        while sum(field.ByteSize() for field in fields) > _DETAILS_BYTES // 2:
+            fields.pop()
         details.append(error_details_pb2.BadRequest(field_violations=fields))
-    if error.retry_after_s is not None:
-        retry = error_details_pb2.RetryInfo()
-        retry.retry_delay.FromNanoseconds(round(error.retry_after_s * 1e9))
-        details.append(retry)
-    if "quota" in error.metadata:
-        violation = error_details_pb2.QuotaFailure.Violation(
-            subject=facts["quota"], description=message
-        )
-        details.append(error_details_pb2.QuotaFailure(violations=[violation]))
-    if request_id:
-        details.append(error_details_pb2.RequestInfo(request_id=request_id))
-    if message != error.message:
-        details.append(
-            error_details_pb2.LocalizedMessage(locale="en", message=_text(error.message))
-        )
     return details
 
 
@@ -180,7 +190,7 @@ def _from_details(error: grpc.aio.AioRpcError) -> WeaverError | None:
                     FieldViolation(item.field, item.description) for item in detail.field_violations
                 )
             case error_details_pb2.RetryInfo():
-                retry_after_s = detail.retry_delay.ToNanoseconds() / 1e9
+                retry_after_s = detail.retry_delay.ToNanoseconds() / _NANOS
             case error_details_pb2.LocalizedMessage():
                 message = detail.message
     if info is None:
