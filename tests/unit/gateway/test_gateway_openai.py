@@ -16,6 +16,7 @@ from services.common.errors import (
     WeaverError,
 )
 from services.gateway import openai
+from services.gateway.ascii_json import MAX_ERROR_BODY
 from services.gateway.ports import ModelInfo
 
 
@@ -136,7 +137,7 @@ def test_an_error_body_is_short_ascii_json(message: str, field: str) -> None:
     error = InvalidArgument(message, violations=(FieldViolation(field, "x"),))
     body = openai.error_body(error, "r")
     assert body.isascii()
-    assert len(body) <= openai.MAX_ERROR_BODY
+    assert len(body) <= MAX_ERROR_BODY
     msgspec.json.decode(body)
 
 

@@ -10,7 +10,7 @@ from services.common.errors import InvalidArgument, NotFound, Unauthenticated, U
 from services.gateway.calls import LimitExceeded, WholeResponse
 from services.gateway.events import Event, EventType, LimitDecision, OutcomeStatus
 from services.gateway.ports import Admission, StreamChunk, StreamEnd, StreamStart
-from tests.fakes.gateway import BODY, GENERATION, STREAM_BODY, Suite
+from tests.fakes.gateway import BODY, GENERATION, STREAM_BODY, FakeLog, FakeModel, Suite
 
 
 def kinds(events: list[Event]) -> list[EventType]:
@@ -154,7 +154,12 @@ async def test_a_failed_call_has_one_intent_and_one_outcome(error: Exception, re
 async def test_a_client_that_leaves_is_accounted_for(moment: str) -> None:
     """Promise 3, whatever the moment of the cancellation."""
     suite = Suite()
-    gate = {"intent": suite.log, "model": suite.model, "outcome": suite.model}.get(moment)
+    gates: dict[str, FakeLog | FakeModel] = {
+        "intent": suite.log,
+        "model": suite.model,
+        "outcome": suite.model,
+    }
+    gate = gates.get(moment)
     if gate is not None:
         gate.open.clear()
     request = asyncio.create_task(suite.pipeline.run(suite.call()))
