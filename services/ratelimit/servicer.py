@@ -31,16 +31,16 @@ class RateLimitServicer(rpc.RateLimitServiceServicer):
         """See the class."""
         self._limiter = limiter
 
-    async def Reserve(self, request: pb.ReserveRequest, context: Any) -> pb.ReserveResponse:  # noqa: ANN401, N802
+    async def Reserve(self, request: pb.ReserveRequest, context: Any) -> pb.ReserveResponse:
         """Reserve one request against every rule of a principal."""
         reservation = _reservation(request, peer_name(context), "")
         (decision,) = await self._limiter.reserve((reservation,))
         return _reserve_response(reservation.id, decision)
 
-    async def BatchReserve(  # noqa: N802
+    async def BatchReserve(
         self,
         request: pb.BatchReserveRequest,
-        context: Any,  # noqa: ANN401
+        context: Any,
     ) -> pb.BatchReserveResponse:
         """Reserve many requests in one round trip."""
         peer = peer_name(context)
@@ -57,15 +57,15 @@ class RateLimitServicer(rpc.RateLimitServiceServicer):
             ]
         )
 
-    async def Settle(self, request: pb.SettleRequest, context: Any) -> pb.SettleResponse:  # noqa: ANN401, N802
+    async def Settle(self, request: pb.SettleRequest, context: Any) -> pb.SettleResponse:
         """Settle a reservation with the real usage."""
         (result,) = await self._limiter.settle((_settlement(request, peer_name(context), ""),))
         return pb.SettleResponse(settled=result.settled, limits=map(_limit, result.standings))
 
-    async def BatchSettle(  # noqa: N802
+    async def BatchSettle(
         self,
         request: pb.BatchSettleRequest,
-        context: Any,  # noqa: ANN401
+        context: Any,
     ) -> pb.BatchSettleResponse:
         """Settle many reservations in one round trip."""
         peer = peer_name(context)
@@ -83,7 +83,7 @@ class RateLimitServicer(rpc.RateLimitServiceServicer):
             ]
         )
 
-    async def Renew(self, request: pb.RenewRequest, context: Any) -> pb.RenewResponse:  # noqa: ANN401, N802
+    async def Renew(self, request: pb.RenewRequest, context: Any) -> pb.RenewResponse:
         """Extend the time to live of a reservation."""
         expire_us = await self._limiter.renew(
             _caller(request.principal, peer_name(context), ""),
@@ -94,7 +94,7 @@ class RateLimitServicer(rpc.RateLimitServiceServicer):
         time.FromMicroseconds(expire_us)
         return pb.RenewResponse(expire_time=time)
 
-    async def Peek(self, request: pb.PeekRequest, context: Any) -> pb.PeekResponse:  # noqa: ANN401, N802
+    async def Peek(self, request: pb.PeekRequest, context: Any) -> pb.PeekResponse:
         """Read the state of a principal's limits."""
         caller = _caller(request.principal, peer_name(context), "")
         standings, version, source = await self._limiter.peek(caller)
@@ -102,7 +102,7 @@ class RateLimitServicer(rpc.RateLimitServiceServicer):
             limits=map(_limit, standings), policy_version=version, source=_SOURCES[source]
         )
 
-    async def GetUsage(self, request: pb.GetUsageRequest, context: Any) -> pb.GetUsageResponse:  # noqa: ANN401, N802
+    async def GetUsage(self, request: pb.GetUsageRequest, context: Any) -> pb.GetUsageResponse:
         """Tell what a principal has used of each limit."""
         caller = _caller(request.principal, peer_name(context), "")
         standings, version, source = await self._limiter.peek(caller)

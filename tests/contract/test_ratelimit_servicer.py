@@ -3,6 +3,7 @@
 import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
+from typing import Any, cast
 
 import pytest
 from google.protobuf.duration_pb2 import Duration
@@ -12,12 +13,15 @@ from services.common.component import Component
 from services.common.errors import InvalidArgument, NotFound
 from services.common.local import LocalChannel
 from services.common.server import Listener, start_server
+from services.common.settings import load
 from services.ratelimit.settings import RatelimitSettings
 from services.ratelimit.wiring import build
 from tests.fakes.valkey import Valkey
 from weaver.common.v1 import identity_pb2, usage_pb2
 from weaver.ratelimit.v1 import ratelimit_service_pb2 as pb
 from weaver.ratelimit.v1 import ratelimit_service_pb2_grpc as rpc
+
+Stub = Any  # the generated one, whose methods are awaitable on both channels
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +32,8 @@ def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
 
 @pytest.fixture
 def settings(valkey: Valkey) -> RatelimitSettings:
-    return RatelimitSettings(
+    return load(
+        RatelimitSettings,
         redis_unix_socket=valkey.socket,
         mtls_enabled=False,
         rps=0.01,
@@ -48,12 +53,12 @@ async def component(settings: RatelimitSettings) -> AsyncIterator[Component]:
 @pytest.fixture(params=["grpc", "local"])
 async def stub(
     request: pytest.FixtureRequest, component: Component, settings: RatelimitSettings
-) -> AsyncIterator[rpc.RateLimitServiceStub]:
+) -> AsyncIterator[Stub]:
     async with AsyncExitStack() as stack:
         if request.param == "local":
             channel = LocalChannel("gateway")
             component.register(channel)
-            yield rpc.RateLimitServiceStub(channel)  # type: ignore[arg-type] # stands in for gRPC's
+            yield rpc.RateLimitServiceStub(cast("Any", channel))
             return
         listeners = [Listener("127.0.0.1:0")]
         handle = await start_server(
@@ -78,7 +83,7 @@ def limit(response: pb.ReserveResponse | pb.SettleResponse, name: str) -> pb.Lim
 
 
 async def test_reserve_answers_with_the_state_of_every_rule(
-    stub: rpc.RateLimitServiceStub, principal: identity_pb2.Principal
+    stub: Stub, principal: identity_pb2.Principal
 ) -> None:
     request = reserve(principal, tokens=500)
     response = await call(stub.Reserve, request, timeout_s=5)
@@ -94,7 +99,7 @@ async def test_reserve_answers_with_the_state_of_every_rule(
 
 
 async def test_a_refusal_is_an_answer_with_rule_and_time(
-    stub: rpc.RateLimitServiceStub, principal: identity_pb2.Principal
+    stub: Stub, principal: identity_pb2.Principal
 ) -> None:
     batch = pb.BatchReserveRequest(requests=[reserve(principal) for _ in range(4)])
     response = await call(stub.BatchReserve, batch, timeout_s=5)
@@ -111,7 +116,7 @@ async def test_a_refusal_is_an_answer_with_rule_and_time(
 
 
 async def test_a_bound_that_no_limit_allows_is_refused_without_a_time(
-    stub: rpc.RateLimitServiceStub, principal: identity_pb2.Principal
+    stub: Stub, principal: identity_pb2.Principal
 ) -> None:
     response = await call(stub.Reserve, reserve(principal, tokens=2**62), timeout_s=5)
     assert response.verdict == pb.VERDICT_REFUSED
@@ -119,7 +124,7 @@ async def test_a_bound_that_no_limit_allows_is_refused_without_a_time(
 
 
 async def test_settling_returns_the_difference_once(
-    stub: rpc.RateLimitServiceStub, principal: identity_pb2.Principal
+    stub: Stub, principal: identity_pb2.Principal
 ) -> None:
     request = reserve(principal, tokens=500)
     await call(stub.Reserve, request, timeout_s=5)
@@ -136,7 +141,7 @@ async def test_settling_returns_the_difference_once(
 
 
 async def test_settling_without_usage_frees_the_bound_and_keeps_the_request_charged(
-    stub: rpc.RateLimitServiceStub, principal: identity_pb2.Principal
+    stub: Stub, principal: identity_pb2.Principal
 ) -> None:
     request = reserve(principal, tokens=500)
     await call(stub.Reserve, request, timeout_s=5)
@@ -146,9 +151,7 @@ async def test_settling_without_usage_frees_the_bound_and_keeps_the_request_char
     assert limit(response, "requests").remaining == 2
 
 
-async def test_renewing_returns_the_new_end(
-    stub: rpc.RateLimitServiceStub, principal: identity_pb2.Principal
-) -> None:
+async def test_renewing_returns_the_new_end(stub: Stub, principal: identity_pb2.Principal) -> None:
     request = reserve(principal)
     await call(stub.Reserve, request, timeout_s=5)
     renewal = pb.RenewRequest(
@@ -165,7 +168,7 @@ async def test_renewing_returns_the_new_end(
 
 
 async def test_peeking_reads_without_charging(
-    stub: rpc.RateLimitServiceStub, principal: identity_pb2.Principal
+    stub: Stub, principal: identity_pb2.Principal
 ) -> None:
     for _ in range(5):
         response = await call(stub.Peek, pb.PeekRequest(principal=principal), timeout_s=5)
@@ -177,7 +180,7 @@ async def test_peeking_reads_without_charging(
 
 
 async def test_malformed_requests_name_the_field(
-    stub: rpc.RateLimitServiceStub, principal: identity_pb2.Principal
+    stub: Stub, principal: identity_pb2.Principal
 ) -> None:
     nobody = identity_pb2.Principal(tenant="acme")
     long_life = Duration(seconds=3601)
@@ -194,14 +197,14 @@ async def test_malformed_requests_name_the_field(
         with pytest.raises(InvalidArgument) as caught:
             await call(stub.Reserve, request, timeout_s=5)
         assert [violation.field for violation in caught.value.violations] == [field]
+        batch = pb.BatchReserveRequest(requests=[reserve(principal), request])
         with pytest.raises(InvalidArgument) as caught:
-            batch = pb.BatchReserveRequest(requests=[reserve(principal), request])
             await call(stub.BatchReserve, batch, timeout_s=5)
         assert [item.field for item in caught.value.violations] == [f"requests[1].{field}"]
 
 
 async def test_a_batch_over_its_size_is_refused(
-    stub: rpc.RateLimitServiceStub, principal: identity_pb2.Principal
+    stub: Stub, principal: identity_pb2.Principal
 ) -> None:
     batch = pb.BatchReserveRequest(requests=[reserve(principal)] * 1001)
     with pytest.raises(InvalidArgument) as caught:
@@ -214,7 +217,7 @@ def value(component: Component, name: str, **labels: str) -> float | None:
 
 
 async def test_decisions_and_the_store_are_counted(
-    component: Component, stub: rpc.RateLimitServiceStub, principal: identity_pb2.Principal
+    component: Component, stub: Stub, principal: identity_pb2.Principal
 ) -> None:
     for _ in range(4):
         await call(stub.Reserve, reserve(principal), timeout_s=5)

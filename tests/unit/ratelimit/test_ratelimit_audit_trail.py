@@ -25,7 +25,9 @@ class Log:
         self.changed = asyncio.Condition()
 
     async def append(self, request: Request) -> None:
-        self.tries += 1
+        async with self.changed:
+            self.tries += 1
+            self.changed.notify_all()
         if not self.up.is_set():
             msg = "The audit service is away."
             raise Unavailable(msg)
@@ -36,6 +38,10 @@ class Log:
     async def wait_for(self, count: int) -> None:
         async with asyncio.timeout(5), self.changed:
             await self.changed.wait_for(lambda: len(self.records) >= count)
+
+    async def until_tried(self, count: int) -> None:
+        async with asyncio.timeout(5), self.changed:
+            await self.changed.wait_for(lambda: self.tries >= count)
 
 
 @pytest.fixture
@@ -75,8 +81,7 @@ async def test_records_are_numbered_from_one_without_a_hole(log: Log, trail: Aud
 async def test_records_wait_for_an_audit_service_that_is_away(log: Log, trail: AuditTrail) -> None:
     log.up.clear()
     enter(trail)
-    while log.tries < 2:
-        await asyncio.sleep(0)
+    await log.until_tried(2)
     log.up.set()
     await log.wait_for(1)
     assert [record.id.sequence for record in log.records] == [1]
@@ -85,8 +90,7 @@ async def test_records_wait_for_an_audit_service_that_is_away(log: Log, trail: A
 async def test_a_full_queue_drops_the_oldest_and_says_how_many(log: Log, trail: AuditTrail) -> None:
     log.up.clear()
     enter(trail, "0")
-    while log.tries < 1:
-        await asyncio.sleep(0)
+    await log.until_tried(1)
     for number in range(1, 6):
         enter(trail, str(number))
     log.up.set()
@@ -129,7 +133,7 @@ class Board:
         self.up: bool | None = None
         self.events: list[bool] = []
 
-    def set(self, name: str, serving: bool, detail: str = "") -> None:  # noqa: FBT001 - its form
+    def set(self, name: str, serving: bool, detail: str = "") -> None:
         self.state = (name, serving, detail)
 
     def store_up(self, *, up: bool) -> None:
@@ -142,18 +146,18 @@ class Board:
 def test_only_a_change_of_state_is_recorded() -> None:
     board = Board()
     degradation = Degradation("local", health=board, gauge=board, trail=board)
-    degradation.store_changed(True, "here")  # noqa: FBT003 - a callback
+    degradation.store_changed(True, "here")
     assert (board.events, board.up, board.state) == ([], True, ("store", True, ""))
     for _ in range(3):
-        degradation.store_changed(False, "gone")  # noqa: FBT003
+        degradation.store_changed(False, "gone")
     assert (board.events, board.up) == ([True], False)
     assert board.state == ("store", False, "gone; limits: local")
-    degradation.store_changed(True, "here")  # noqa: FBT003
+    degradation.store_changed(True, "here")
     assert board.events == [True, False]
 
 
 def test_a_store_that_was_never_there_is_recorded_too() -> None:
     board = Board()
     degradation = Degradation("deny", health=board, gauge=board, trail=board)
-    degradation.store_changed(False, "gone")  # noqa: FBT003 - a callback
+    degradation.store_changed(False, "gone")
     assert board.events == [True]

@@ -15,6 +15,8 @@ POLICY = Policy.from_limits(rps=1, burst=4, tokens_per_minute=600)
 
 
 class TurnableClock:
+    """A clock that tests turn."""
+
     def __init__(self) -> None:
         self.now = 50.0
 

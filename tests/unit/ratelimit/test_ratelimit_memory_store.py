@@ -8,6 +8,8 @@ POLICY = Policy.from_limits(rps=1, burst=1)
 
 
 class TurnableClock:
+    """A clock that tests turn."""
+
     def __init__(self) -> None:
         self.now = 50.0
 

@@ -121,7 +121,10 @@ class ReserveRequest(_message.Message):
     COST_MICROS_FIELD_NUMBER: _builtins.int
     TIME_TO_LIVE_FIELD_NUMBER: _builtins.int
     reservation_id: _builtins.bytes
-    """16 random bytes chosen by the caller; repeating them repeats the verdict."""
+    """16 random bytes chosen by the caller. Repeating those of an admitted request repeats the verdict
+    and charges nothing, up to 10 s after settling; a refused one was charged nothing and is decided
+    anew.
+    """
     model: _builtins.str
     """The public model name, for rules per model."""
     requests: _builtins.int

@@ -1,0 +1,306 @@
+"""The limiter against a real Valkey: exact with many clients, right again after every failure."""
+
+import asyncio
+import itertools
+import secrets
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from services.ratelimit.account import Account
+from services.ratelimit.connection import Address, Connection, open_connection
+from services.ratelimit.policy import MICRO, Policy
+from services.ratelimit.ports import Caller, Operation, Outcome, Status, StoreUnavailable, Verb
+from services.ratelimit.redis_store import RedisStore
+from tests.fakes.valkey import Valkey
+
+TIMEOUT_S = 0.05
+
+
+@pytest.fixture
+def valkey(tmp_path: Path) -> Iterator[Valkey]:
+    with Valkey(tmp_path) as server:
+        yield server
+
+
+class Watch:
+    """Follows whether a store is up."""
+
+    def __init__(self) -> None:
+        self.up = False
+        self.detail = ""
+        self.changes: list[bool] = []
+        self._changed = asyncio.Event()
+
+    def changed(self, up: bool, detail: str) -> None:
+        if up is not self.up or not self.changes:
+            self.changes.append(up)
+        self.up, self.detail = up, detail
+        self._changed.set()
+
+    async def until(self, *, up: bool, within_s: float) -> None:
+        async with asyncio.timeout(within_s):
+            while self.up is not up:
+                self._changed.clear()
+                await self._changed.wait()
+
+
+@pytest.fixture
+async def stack() -> AsyncIterator[AsyncExitStack]:
+    async with AsyncExitStack() as stack:
+        yield stack
+
+
+async def open_store(
+    stack: AsyncExitStack, address: Address, *, timeout_s: float = TIMEOUT_S
+) -> tuple[RedisStore, Watch]:
+    watch = Watch()
+    store = RedisStore(address, timeout_s=timeout_s, on_change=watch.changed)
+    await store.start()
+    stack.push_async_callback(store.close)
+    return store, watch
+
+
+async def admin(stack: AsyncExitStack, valkey: Valkey) -> Connection:
+    connection = await open_connection(Address(unix_socket=valkey.socket), timeout_s=1)
+    stack.callback(connection.close, "closed")
+    return connection
+
+
+def new_caller() -> Caller:
+    return Caller("acme", "apikey", secrets.token_hex(8), "gateway")
+
+
+def reserve(caller: Caller, policy: Policy, *, tokens: int = 0) -> Operation:
+    amounts = policy.amounts(requests=1, tokens=tokens)
+    return Operation(Verb.RESERVE, caller, amounts, secrets.token_bytes(16), 60 * MICRO)
+
+
+def assert_promise_6(times_us: Sequence[int], rate: float, burst: int) -> None:
+    """Check every window of admissions in linear time: the bucket's own recurrence, exactly."""
+    level, last_us = 0.0, times_us[0]
+    for now_us in times_us:
+        level = max(0.0, level - rate * (now_us - last_us) / MICRO) + 1
+        last_us = now_us
+        assert level <= burst + 1e-6
+
+
+async def test_for_every_interval_admitted_is_at_most_burst_plus_rate_times_time(
+    stack: AsyncExitStack, valkey: Valkey
+) -> None:
+    policy, caller = Policy.from_limits(rps=200, burst=20), new_caller()
+    where = Address(unix_socket=valkey.socket)
+    stores = [(await open_store(stack, where, timeout_s=2))[0] for _ in range(4)]
+    end = time.monotonic() + 1.5
+
+    async def call(store: RedisStore) -> list[int]:
+        times = []
+        while time.monotonic() < end:
+            (outcome,) = await store.apply([reserve(caller, policy)], policy)
+            if outcome.status is Status.DONE:
+                times.append(outcome.now_us)
+        return times
+
+    gathered = await asyncio.gather(*(call(stores[index % 4]) for index in range(40)))
+    times = sorted(itertools.chain(*gathered))
+    assert_promise_6(times, 200, 20)
+    assert len(times) >= 0.99 * (20 + 200 * (times[-1] - times[0]) / MICRO)
+
+
+async def test_concurrent_reservations_never_overspend_a_token_budget(
+    stack: AsyncExitStack, valkey: Valkey
+) -> None:
+    policy = Policy.from_limits(rps=100_000, burst=100_000, tokens_per_minute=1000)
+    caller, where = new_caller(), Address(unix_socket=valkey.socket)
+    stores = [(await open_store(stack, where, timeout_s=2))[0] for _ in range(4)]
+    operations = [reserve(caller, policy, tokens=70) for _ in range(100)]
+    batches = [operations[start::4] for start in range(4)]
+    started = time.monotonic()
+    results = await asyncio.gather(
+        *(store.apply(batch, policy) for store, batch in zip(stores, batches, strict=True))
+    )
+    assert time.monotonic() - started < 2
+    admitted = [outcome for outcome in itertools.chain(*results) if outcome.status is Status.DONE]
+    assert len(admitted) == 14
+    assert {outcome.refused for outcome in itertools.chain(*results)} == {-1, 1}
+
+
+async def test_a_lost_script_is_invisible(stack: AsyncExitStack, valkey: Valkey) -> None:
+    policy, caller = Policy.from_limits(rps=0.01, burst=10), new_caller()
+    store, watch = await open_store(stack, Address(unix_socket=valkey.socket))
+    connection = await admin(stack, valkey)
+    for _ in range(3):
+        await connection.exchange([("SCRIPT", "FLUSH")])
+        outcomes = await store.apply([reserve(caller, policy), reserve(caller, policy)], policy)
+        assert [outcome.status for outcome in outcomes] == [Status.DONE] * 2
+    peek = Operation(Verb.PEEK, caller, policy.amounts())
+    (outcome,) = await store.apply([peek], policy)
+    assert round(outcome.used[0] / MICRO) == 6
+    assert watch.changes == [True]
+
+
+async def test_a_killed_store_costs_nothing_and_comes_back_by_itself(
+    stack: AsyncExitStack, valkey: Valkey
+) -> None:
+    policy, caller = Policy.from_limits(rps=1, burst=1), new_caller()
+    store, watch = await open_store(stack, Address(unix_socket=valkey.socket))
+    valkey.kill()
+    await watch.until(up=False, within_s=1)
+    started = time.monotonic()
+    for _ in range(1000):
+        with pytest.raises(StoreUnavailable):
+            await store.apply([reserve(caller, policy)], policy)
+    assert time.monotonic() - started < TIMEOUT_S * 10
+    valkey.start()
+    await watch.until(up=True, within_s=2)
+    (outcome,) = await store.apply([reserve(caller, policy)], policy)
+    assert outcome.status is Status.DONE
+    assert watch.changes == [True, False, True]
+
+
+async def test_a_paused_store_costs_one_deadline_and_then_nothing(
+    stack: AsyncExitStack, valkey: Valkey
+) -> None:
+    policy, caller = Policy.from_limits(rps=1, burst=1), new_caller()
+    store, watch = await open_store(stack, Address(unix_socket=valkey.socket))
+    valkey.pause()
+    started = time.monotonic()
+    with pytest.raises(StoreUnavailable, match="in time"):
+        await store.apply([reserve(caller, policy)], policy)
+    assert TIMEOUT_S <= time.monotonic() - started < TIMEOUT_S * 2
+    await watch.until(up=False, within_s=1)
+    started = time.monotonic()
+    with pytest.raises(StoreUnavailable):
+        await store.apply([reserve(caller, policy)], policy)
+    assert time.monotonic() - started < TIMEOUT_S / 2
+    valkey.resume()
+    await watch.until(up=True, within_s=2)
+    (outcome,) = await store.apply([reserve(new_caller(), policy)], policy)
+    assert outcome.status is Status.DONE
+
+
+async def test_a_short_pause_fails_some_calls_and_keeps_the_connection(
+    stack: AsyncExitStack, valkey: Valkey
+) -> None:
+    policy = Policy.from_limits(rps=1, burst=1)
+    where = Address(unix_socket=valkey.socket)
+    store, watch = await open_store(stack, where, timeout_s=0.3)
+    valkey.pause()
+    with pytest.raises(StoreUnavailable):
+        await store.apply([reserve(new_caller(), policy)], policy)
+    valkey.resume()
+    (outcome,) = await store.apply([reserve(new_caller(), policy)], policy)
+    assert outcome.status is Status.DONE
+    assert watch.changes == [True]
+
+
+async def test_a_store_that_is_not_there_at_the_start_is_found_later(
+    stack: AsyncExitStack, tmp_path: Path
+) -> None:
+    server = Valkey(tmp_path)
+    store, watch = await open_store(stack, Address(unix_socket=server.socket))
+    assert (watch.up, watch.changes) == (False, [False])
+    policy = Policy.from_limits(rps=1, burst=1)
+    with pytest.raises(StoreUnavailable):
+        await store.apply([reserve(new_caller(), policy)], policy)
+    with server:
+        await watch.until(up=True, within_s=2)
+        (outcome,) = await store.apply([reserve(new_caller(), policy)], policy)
+        assert outcome.status is Status.DONE
+
+
+async def test_a_store_that_takes_no_writes_is_down(
+    stack: AsyncExitStack, valkey: Valkey, tmp_path: Path
+) -> None:
+    store, watch = await open_store(stack, Address(unix_socket=valkey.socket))
+    connection = await admin(stack, valkey)
+    await connection.exchange([("REPLICAOF", "127.0.0.1", "1")])
+    policy = Policy.from_limits(rps=1, burst=1)
+    with pytest.raises(StoreUnavailable, match="READONLY"):
+        await store.apply([reserve(new_caller(), policy)], policy)
+    await watch.until(up=False, within_s=1)
+    await connection.exchange([("REPLICAOF", "NO", "ONE")])
+    await watch.until(up=True, within_s=2)
+
+
+async def test_a_wrong_password_is_down_and_never_shown(
+    stack: AsyncExitStack, tmp_path: Path
+) -> None:
+    with Valkey(tmp_path, "--requirepass", "right") as server:
+        wrong = Address(unix_socket=server.socket, password="wrong-secret")
+        _, watch = await open_store(stack, wrong)
+        assert not watch.up
+        assert "WRONGPASS" in watch.detail
+        assert "secret" not in watch.detail
+        right = Address(unix_socket=server.socket, password="right", database=3)
+        _, watch = await open_store(stack, right)
+        assert watch.up
+
+
+async def test_accounts_expire_by_themselves(stack: AsyncExitStack, valkey: Valkey) -> None:
+    policy, caller = Policy.from_limits(rps=100, burst=5, tokens_per_minute=6000), new_caller()
+    store, _ = await open_store(stack, Address(unix_socket=valkey.socket))
+    operation = reserve(caller, policy, tokens=5)
+    settlement = Operation(Verb.SETTLE, caller, policy.amounts(tokens=5), operation.reservation_id)
+    await store.apply([operation, settlement], policy)
+    connection = await admin(stack, valkey)
+    (keys,) = await connection.exchange([("KEYS", "wrl:{*")])
+    assert isinstance(keys, list)
+    lives = await connection.exchange([("PTTL", key) for key in keys])
+    assert len(lives) == 2
+    account, mark = sorted(int(str(life)) for life in lives)
+    assert 0 < account <= 60
+    assert 9_000 < mark <= 10_000
+
+
+def _operation(number: int, choice: tuple[str, int, int, int]) -> Operation:
+    verb, which, amount, ttl_ms = choice
+    return Operation(
+        Verb(verb),
+        Caller("acme", "apikey", "", "gateway"),
+        [(1 + which % 2) * MICRO if verb == "reserve" else 0, amount * MICRO],
+        (which if verb != "reserve" or which < 3 else 100 + number).to_bytes(16),
+        ttl_ms * 1000,
+    )
+
+
+choices = st.tuples(
+    st.sampled_from([verb.value for verb in Verb] + ["reserve", "settle"]),
+    st.integers(0, 8),
+    st.integers(0, 30),
+    st.integers(1, 20),
+)
+
+
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(steps=st.lists(st.tuples(choices, st.sampled_from([0, 0, 0, 1, 5])), max_size=25))
+def test_the_script_does_what_the_account_does_step_by_step(
+    valkey: Valkey, steps: list[tuple[tuple[str, int, int, int], int]]
+) -> None:
+    policy = Policy.from_limits(rps=300.7, burst=3, tokens_per_minute=50)
+    subject = secrets.token_hex(8)
+
+    async def play() -> None:
+        account = Account()
+        async with AsyncExitStack() as stack:
+            where = Address(unix_socket=valkey.socket)
+            store, _ = await open_store(stack, where, timeout_s=2)
+            for number, (choice, pause_ms) in enumerate(steps):
+                raw = _operation(number, choice)
+                caller = Caller("acme", "apikey", subject, "gateway")
+                operation = Operation(
+                    raw.verb, caller, raw.amounts, raw.reservation_id, raw.time_to_live_us
+                )
+                (real,) = await store.apply([operation], policy)
+                model: Outcome = account.apply(operation, policy, real.now_us)
+                assert real == model
+                await asyncio.sleep(pause_ms / 1000)
+
+    asyncio.run(play())
