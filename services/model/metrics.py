@@ -4,6 +4,7 @@ Label values are bounded: a provider or model that was not configured is counted
 """
 
 from collections.abc import Collection
+from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
@@ -52,21 +53,50 @@ class ProviderMetrics:
             registry=registry,
         )
 
+        self._children: dict[tuple[str, str], _Children] = {}
+
     def attempt(self, provider: str, model: str, status: str, duration_s: float) -> None:
         """Count one call of a provider."""
-        labels = self._labels(provider, model)
-        self._calls.labels(*labels, status).inc()
-        self._duration.labels(*labels).observe(duration_s)
+        children = self._of(provider, model)
+        calls = children.calls.get(status)
+        if calls is None:
+            calls = self._calls.labels(*children.labels, status)
+            children.calls[status] = calls
+        calls.inc()
+        children.duration.observe(duration_s)
 
     def first_byte(self, provider: str, model: str, duration_s: float) -> None:
         """Note how long a stream's first event took."""
-        self._first_byte.labels(*self._labels(provider, model)).observe(duration_s)
+        self._of(provider, model).first_byte.observe(duration_s)
 
     def tokens(self, provider: str, model: str, usage: Usage) -> None:
         """Count what a call used."""
-        labels = self._labels(provider, model)
-        self._tokens.labels(*labels, "input").inc(usage.input_tokens)
-        self._tokens.labels(*labels, "output").inc(usage.output_tokens)
+        children = self._of(provider, model)
+        children.input_tokens.inc(usage.input_tokens)
+        children.output_tokens.inc(usage.output_tokens)
 
-    def _labels(self, provider: str, model: str) -> tuple[str, str]:
-        return (provider, model) if (provider, model) in self._known else (_OTHER, _OTHER)
+    def _of(self, provider: str, model: str) -> "_Children":
+        labels = (provider, model) if (provider, model) in self._known else (_OTHER, _OTHER)
+        children = self._children.get(labels)
+        if children is None:
+            children = self._children[labels] = _Children(
+                labels,
+                {},
+                self._duration.labels(*labels),
+                self._first_byte.labels(*labels),
+                self._tokens.labels(*labels, "input"),
+                self._tokens.labels(*labels, "output"),
+            )
+        return children
+
+
+@dataclass(frozen=True)
+class _Children:
+    """The figures of one provider and model, looked up once: a look-up costs as much as a count."""
+
+    labels: tuple[str, str]
+    calls: dict[str, Counter]
+    duration: Histogram
+    first_byte: Histogram
+    input_tokens: Counter
+    output_tokens: Counter

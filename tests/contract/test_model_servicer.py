@@ -391,3 +391,31 @@ async def test_models_are_listed_with_limits_and_prices(start: Start) -> None:
     assert (model.input_price_micros, model.output_price_micros) == (5, 0)
     assert model.price_version
     assert list(model.dialects) == [pb.DIALECT_OPENAI_CHAT, pb.DIALECT_OPENAI_EMBEDDINGS]
+
+
+async def test_a_client_that_does_not_read_holds_the_provider_back(
+    start: Start, upstream: Upstream
+) -> None:
+    largest = 28 * 1024 * 1024
+    service = await start(endpoint=upstream.base_url, **OPENAI, max_answer_bytes=largest)
+    upstream.default = Script(text=" ".join(["x" * 50_000] * 500))
+    steps = service.stream()
+    await anext(steps)
+    await anext(steps)
+    await asyncio.sleep(0.5)
+
+    await steps.aclose()
+
+    await _eventually(lambda: upstream.disconnects)
+
+
+async def test_a_provider_that_speaks_no_tls_cannot_be_reached(
+    start: Start, upstream: Upstream
+) -> None:
+    service = await start(
+        endpoint=upstream.base_url.replace("http://", "https://"), **OPENAI, connect_timeout_ms=500
+    )
+
+    with pytest.raises(Unavailable) as caught:
+        await service.generate()
+    assert caught.value.reason == "PROVIDER_FAILED"

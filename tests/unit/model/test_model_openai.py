@@ -268,6 +268,13 @@ def test_nothing_waits_for_a_provider_that_does_not_hang_up() -> None:
     assert run(main()) < 0.1
 
 
+def test_what_follows_the_end_is_read_and_forgotten() -> None:
+    chunks, error = streamed(events(WORD + FINISH + DONE + WORD, WORD))
+
+    assert [chunk.body for chunk in chunks] == [WORD, FINISH + DONE]
+    assert error is None
+
+
 def test_a_connection_that_breaks_after_the_end_does_no_harm() -> None:
     chunks, error = streamed(events(WORD + FINISH + DONE, httpx.ReadError("late")))
 

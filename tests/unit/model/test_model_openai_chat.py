@@ -201,6 +201,12 @@ def test_watch_takes_out_usage_alone_and_never_content() -> None:
     assert watched.take(event(USAGE)) == b""
 
 
+def test_watch_takes_choices_without_a_delta() -> None:
+    odd = event({"choices": [{"index": 0, "content_filter_results": {}}], "usage": None})
+
+    assert watch().take(odd) == odd.raw
+
+
 def test_watch_waits_for_every_choice() -> None:
     watched = watch(2)
     other = {"choices": [{"index": 1, "delta": {}, "finish_reason": "length"}]}
