@@ -152,6 +152,11 @@ def generate_rsa(bits: int = DEFAULT_RSA_BITS) -> rsa.RSAPrivateKey:
     return rsa.generate_private_key(_PUBLIC_EXPONENT, bits)
 
 
+def generate_ed25519() -> Ed25519PrivateKey:
+    """Return a new Ed25519 key."""
+    return Ed25519PrivateKey.generate()
+
+
 def private_pem(key: PrivateKey) -> bytes:
     """Return a private key in PEM (PKCS#8)."""
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
@@ -198,7 +203,7 @@ def load_or_make_ed25519(directory: Path) -> Ed25519PrivateKey:
     """
     path = directory / ED25519_FILE
     if not path.exists():
-        write_private(path, Ed25519PrivateKey.generate())
+        write_private(path, generate_ed25519())
     return _load_file(path, lambda pem: load_ed25519(pem, str(path)))
 
 

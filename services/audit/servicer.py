@@ -37,7 +37,7 @@ class AuditServicer(audit_service_pb2_grpc.AuditServiceServicer):
         self._log = log
         self._reader = reader
 
-    async def AppendRecords(  # noqa: N802
+    async def AppendRecords(
         self,
         request: pb.AppendRecordsRequest,
         context: Any,
@@ -50,7 +50,7 @@ class AuditServicer(audit_service_pb2_grpc.AuditServiceServicer):
         indexes = await self._log.append(entries) if entries else []
         return pb.AppendRecordsResponse(origin=self._origin, indexes=indexes)
 
-    async def ListRecords(  # noqa: N802
+    async def ListRecords(
         self,
         request: pb.ListRecordsRequest,
         context: Any,
@@ -67,7 +67,7 @@ class AuditServicer(audit_service_pb2_grpc.AuditServiceServicer):
             records=[_stored(record) for record in page.records], next_page_token=page.next_token
         )
 
-    async def GetRecord(  # noqa: N802
+    async def GetRecord(
         self,
         request: pb.GetRecordRequest,
         context: Any,
@@ -76,7 +76,7 @@ class AuditServicer(audit_service_pb2_grpc.AuditServiceServicer):
         check_read(peer_name(context))
         return pb.GetRecordResponse(record=_stored(await self._reader.record(request.index)))
 
-    async def GetReceipt(  # noqa: N802
+    async def GetReceipt(
         self,
         request: pb.GetReceiptRequest,
         context: Any,
@@ -86,7 +86,7 @@ class AuditServicer(audit_service_pb2_grpc.AuditServiceServicer):
         stored, receipt = await self._reader.receipt(request.index)
         return pb.GetReceiptResponse(record=_stored(stored), proof=str(receipt))
 
-    async def GetCheckpoint(  # noqa: N802
+    async def GetCheckpoint(
         self,
         request: pb.GetCheckpointRequest,  # noqa: ARG002 - gRPC's signature
         context: Any,
@@ -95,7 +95,7 @@ class AuditServicer(audit_service_pb2_grpc.AuditServiceServicer):
         check_read(peer_name(context))
         return pb.GetCheckpointResponse(checkpoint=str(self._reader.checkpoint().note))
 
-    async def GetConsistencyProof(  # noqa: N802
+    async def GetConsistencyProof(
         self,
         request: pb.GetConsistencyProofRequest,
         context: Any,
@@ -105,7 +105,7 @@ class AuditServicer(audit_service_pb2_grpc.AuditServiceServicer):
         size, hashes = await self._reader.consistency(request.first_size, request.second_size)
         return pb.GetConsistencyProofResponse(second_size=size, hashes=hashes)
 
-    async def ListKeys(  # noqa: N802
+    async def ListKeys(
         self,
         request: pb.ListKeysRequest,  # noqa: ARG002 - gRPC's signature
         context: Any,
@@ -116,7 +116,7 @@ class AuditServicer(audit_service_pb2_grpc.AuditServiceServicer):
             origin=self._origin, keys=[_key(archived) for archived in self._reader.keys]
         )
 
-    async def GetTile(  # noqa: N802
+    async def GetTile(
         self,
         request: pb.GetTileRequest,
         context: Any,

@@ -10,9 +10,11 @@ import structlog
 from prometheus_client import CollectorRegistry
 
 from services.audit.archive import ArchivedKey, ArchiveError, KeyArchive, load_archive
+from services.audit.checkpoint import SignedCheckpoint
 from services.audit.commit import Limits
 from services.audit.deduplication import WINDOW, Deduplication
 from services.audit.events import OwnEvents
+from services.audit.history import History
 from services.audit.index import Index
 from services.audit.integration import Integrator
 from services.audit.keys import (
@@ -139,6 +141,7 @@ class _Opened:
         """Recover; blocks on the disk."""
         self._layout = layout
         self._origin = origin
+        self._history = History(layout.history)
         self.tiles = TileDirectory(layout.log, layout.scratch)
         self._tree: Tree = open_tree(layout, self.tiles, origin, keys)
         size = self._tree.edge.size
@@ -171,7 +174,7 @@ class _Opened:
             integrator=integrator,
             deduplication=self._deduplication,
             stores=(self.side_store, self.index),
-            accept=lambda checkpoint: accept(self._layout, checkpoint),
+            accept=lambda checkpoint: self._accept(checkpoint, clock.time()),
             checkpoint=self._tree.checkpoint,
             behind=self._behind,
             clock=clock,
@@ -183,9 +186,14 @@ class _Opened:
         )
 
     def close(self) -> None:
-        """Close the databases."""
+        """Close the databases, and write the last checkpoint down."""
+        self._history.flush()
         self.side_store.close()
         self.index.close()
+
+    def _accept(self, checkpoint: SignedCheckpoint, now: float) -> None:
+        accept(self._layout, checkpoint)
+        self._history.take(checkpoint, now)
 
     def _replay(self, size: int) -> list[Entry]:
         """Return the durable records behind the tree; give the side store what it missed."""

@@ -1,0 +1,150 @@
+"""Puts a name and a place to damage, once what was signed is known."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+from services.audit.inventory import bundle_of, file_name
+from services.audit.merkle import TILE_HEIGHT, TILE_WIDTH
+from services.audit.report import Damage, Report
+from services.audit.tiles import ENTRIES, Tile
+
+
+class Blame:
+    """Writes findings about the integrity of a log into a report.
+
+    Attributes:
+        report: where findings go.
+    """
+
+    def __init__(self, report: Report) -> None:
+        """See the class."""
+        self.report = report
+        self._bad: list[range] = []
+
+    def damage(
+        self, kind: Damage, message: str, *, index: int | None = None, path: str | None = None
+    ) -> None:
+        """Report damage."""
+        self.report.add("integrity", kind, message, index=index, path=path)
+
+    def bad_records(self, size: int) -> int:
+        """Return how many of the first records are known to be bad."""
+        bad: set[int] = set()
+        for span in self._bad:
+            bad.update(range(span.start, min(span.stop, size)))
+        return len(bad)
+
+    def knows(self, first: int, width: int) -> bool:
+        """Say whether a bad record among these was reported."""
+        return any(span.start < first + width and first < span.stop for span in self._bad)
+
+    def form(self, tile: Tile, problem: str) -> None:
+        """Report a file whose form is wrong; nothing when there is no problem."""
+        if problem:
+            index = tile.number << (TILE_HEIGHT * (max(tile.level, 0) + 1))
+            name = file_name(tile)
+            self.damage("changed", f"{name} {problem}", index=index, path=name)
+
+    def tile(self, tile: Tile, signed: Sequence[bytes], found: Sequence[bytes]) -> None:
+        """Report a tile that does not have the hashes of what lies below it."""
+        name = file_name(tile)
+        offset = _difference(signed, found[: len(signed)])
+        index = (tile.number * TILE_WIDTH + offset) << (TILE_HEIGHT * tile.level)
+        if not found:
+            self.damage("missing", f"{name} is missing", index=index, path=name)
+        elif offset < len(signed):
+            message = (
+                f"{name} is changed: its hash {offset}, of record {index}, is not the right one"
+            )
+            self.damage("changed", message, index=index, path=name)
+
+    def entries(
+        self,
+        number: int,
+        width: int,
+        found: Sequence[bytes],
+        signed: Sequence[bytes],
+        *,
+        last: bool,
+    ) -> None:
+        """Report entries that are not those that were signed.
+
+        Args:
+            number: of the bundle.
+            width: how many records it has under the checkpoint.
+            found: the leaf hashes of the entries here.
+            signed: the hashes of the tile.
+            last: whether no bundle follows.
+        """
+        first = number * TILE_WIDTH
+        name = file_name(Tile(ENTRIES, number, width))
+        if not found:
+            self._bad.append(range(first, first + width))
+            kind: Damage = "truncated" if last else "missing"
+            message = f"{name} is missing or cannot be read"
+            self.damage(kind, message, index=first, path=name)
+            return
+        here, there = list(found[:width]), list(signed[:width])
+        if len(there) < width:
+            there = here[:]
+        bad = [i for i in range(width) if here[i : i + 1] != there[i : i + 1]]
+        self._bad.extend(range(first + i, first + i + 1) for i in bad)
+        kind = _kind(list(found), there, last=last)
+        index = first + (bad[0] if bad else 0)
+        self.damage(kind, f"record {index} in {name} is {kind}", index=index, path=name)
+
+    def subtrees(self, tile: Tile, found: Sequence[bytes], signed: Sequence[bytes]) -> None:
+        """Report records that were replaced together with the tiles above them."""
+        shift = TILE_HEIGHT * tile.level
+        for offset, (here, there) in enumerate(zip(found, signed, strict=True)):
+            if here != there:
+                index = (tile.number * TILE_WIDTH + offset) << shift
+                end = index + (1 << shift)
+                if self.knows(index, end - index):
+                    continue
+                self._bad.append(range(index, end))
+                message = f"records {index} to {end - 1} were replaced together with their tiles"
+                self.damage("changed", message, index=index, path=bundle_of(index))
+
+    def partial(self, tile: Tile, found: Sequence[bytes], signed: Sequence[bytes]) -> None:
+        """Report a superseded partial tile that the wider one does not begin with."""
+        name = file_name(tile)
+        offset = _difference(signed[: tile.width], found)
+        index = (tile.number * TILE_WIDTH + offset) << (TILE_HEIGHT * max(tile.level, 0))
+        message = f"{name} is changed: it differs from the wider tile at record {index}"
+        self.damage("changed", message, index=index, path=name)
+
+    def beyond(self, tile: Tile) -> None:
+        """Report files behind the checkpoint that contradict each other."""
+        name = file_name(tile)
+        message = f"{name} does not fit what lies below it, behind the checkpoint"
+        self.damage("changed", message, path=name)
+
+    def forked(self, size: int) -> None:
+        """Report that the tree of a size is not the one that was signed."""
+        if self.report.passed("integrity"):
+            message = f"the tree of the first {size} records is not the one that was signed"
+        else:
+            message = f"with that, the root that was signed for {size} records is not reached"
+        self.damage("forked", message)
+
+
+def _difference(one: Sequence[bytes], other: Sequence[bytes]) -> int:
+    """Return the first position at which two sequences differ."""
+    for position, (here, there) in enumerate(zip(one, other, strict=False)):
+        if here != there:
+            return position
+    return min(len(one), len(other))
+
+
+def _kind(found: Sequence[bytes], signed: Sequence[bytes], *, last: bool) -> Damage:
+    extra = Counter(found) - Counter(signed)
+    lacking = Counter(signed) - Counter(found)
+    if extra and lacking:
+        return "changed"
+    if extra:
+        return "inserted"
+    if lacking:
+        cut = last and list(found) == list(signed[: len(found)])
+        return "truncated" if cut else "missing"
+    return "reordered"

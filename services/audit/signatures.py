@@ -1,0 +1,111 @@
+"""Which keys may sign a log, and whether they did."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from cryptography.hazmat.primitives.serialization import load_pem_public_key
+
+from services.audit.archive import ArchiveError, KeyArchive, load_archive
+from services.audit.checkpoint import SignedCheckpoint
+from services.audit.inventory import CHECKPOINT
+from services.audit.note import NoteError, PublicKey, VerifierKey, parse_verifier_key
+from services.audit.report import Report, SignatureCheck
+
+
+class Keys:
+    """The keys that a verification trusts.
+
+    Args:
+        archive: every key that ever signed, with its validity; then no line may be unknown.
+        keys: some keys, when there is no archive; lines of others are not checked.
+    """
+
+    def __init__(
+        self, archive: KeyArchive | None = None, keys: Sequence[VerifierKey | PublicKey] = ()
+    ) -> None:
+        """See the class."""
+        self.archive = archive
+        self._keys = keys
+
+    def named(self, origin: str) -> list[VerifierKey]:
+        """Return the keys as keys of a log; a bare key takes any log's name."""
+        if self.archive is not None:
+            return self.archive.verifiers
+        return [
+            key if isinstance(key, VerifierKey) else VerifierKey(origin, key) for key in self._keys
+        ]
+
+
+def load_keys(path: Path) -> Keys:
+    """Return the keys in a file: a key archive, a PEM public key, or verifier key lines.
+
+    Raises:
+        ArchiveError: it is none of them.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        msg = f"{path}: {error.strerror}"
+        raise ArchiveError(msg) from None
+    if data.lstrip().startswith(b"{"):
+        return Keys(load_archive(path))
+    if data.lstrip().startswith(b"-----BEGIN PUBLIC KEY"):
+        try:
+            key = load_pem_public_key(data)
+        except ValueError:
+            key = None
+        if isinstance(key, PublicKey):
+            return Keys(keys=[key])
+    try:
+        lines = [line.strip() for line in data.decode().splitlines() if line.strip()]
+        keys = [parse_verifier_key(line) for line in lines]
+    except (NoteError, UnicodeDecodeError):
+        keys = []
+    if not keys:
+        msg = f"{path}: holds no key archive, no PEM public key and no verifier key"
+        raise ArchiveError(msg)
+    return Keys(keys=keys)
+
+
+def check_signatures(
+    signed: SignedCheckpoint, keys: Keys, report: Report, *, newest: bool = True
+) -> None:
+    """Verify the signature lines of a checkpoint.
+
+    With an archive every line must be by a key of it, and the newest checkpoint must carry a line
+    of every key that has not ended. With single keys one of them at least must have signed.
+    """
+    origin = signed.checkpoint.origin
+    where = CHECKPOINT if newest else f"the checkpoint of size {signed.checkpoint.size}"
+    path = CHECKPOINT if newest else None
+    known = {(key.name, key.key_id): key for key in keys.named(origin)}
+    good: set[VerifierKey] = set()
+    for line in signed.note.signatures:
+        key = known.get((line.name, line.key_id))
+        if key is None:
+            state = _unknown(line.name, keys, report, where, path)
+        elif key.name == origin and key.verifies(signed.note.text.encode(), line.signature):
+            state = SignatureCheck(key.algorithm, key.fingerprint, "good")
+            good.add(key)
+        else:
+            state = SignatureCheck(key.algorithm, key.fingerprint, "bad")
+            message = f"{where}: the {key.algorithm} signature of {line.name} is wrong"
+            report.add("signatures", "wrongly signed", message, path=path)
+        if newest:
+            report.signatures.append(state)
+    if not good:
+        message = f"{where}: no trusted key signed it"
+        report.add("signatures", "wrongly signed", message, path=path)
+    elif newest and keys.archive is not None:
+        for archived in keys.archive.active:
+            if archived.key not in good:
+                message = f"{where}: the active {archived.algorithm} key did not sign it"
+                report.add("signatures", "wrongly signed", message, path=path)
+
+
+def _unknown(name: str, keys: Keys, report: Report, where: str, path: str | None) -> SignatureCheck:
+    if keys.archive is None:
+        return SignatureCheck("unknown", "", "not checked")
+    message = f"{where}: a signature line of {name} is by no key in the archive"
+    report.add("signatures", "wrongly signed", message, path=path)
+    return SignatureCheck("unknown", "", "bad")
