@@ -45,9 +45,17 @@ class ProviderError(Exception):
         self.retryable = retryable
 
 
-def failed(sentence: str, *, http_status: int = 0, retryable: bool = True) -> ProviderError:
+def failed(
+    sentence: str,
+    *,
+    http_status: int = 0,
+    retryable: bool = True,
+    retry_after_s: float | None = None,
+) -> ProviderError:
     """Return the failure of a provider that is gone, broken or talks nonsense."""
-    error = Unavailable(sentence, reason="PROVIDER_FAILED", metadata=_BAD_GATEWAY)
+    error = Unavailable(
+        sentence, reason="PROVIDER_FAILED", retry_after_s=retry_after_s, metadata=_BAD_GATEWAY
+    )
     return ProviderError(error, http_status=http_status, retryable=retryable)
 
 
@@ -85,14 +93,11 @@ def from_status(
     """
     if status in _REJECTED:
         return rejected(status, body, secret)
+    wait_s = retry_after_s(headers.get("retry-after"), now)
     if status == 429:  # noqa: PLR2004 - an HTTP status
         used_up = b"insufficient_quota" in body
         sentence = "The provider has no quota left." if used_up else "The provider throttles."
-        throttled = ResourceExhausted(
-            sentence,
-            reason="PROVIDER_THROTTLED",
-            retry_after_s=retry_after_s(headers.get("retry-after"), now),
-        )
+        throttled = ResourceExhausted(sentence, reason="PROVIDER_THROTTLED", retry_after_s=wait_s)
         return ProviderError(throttled, http_status=status, retryable=not used_up)
     if status in {401, 403}:
         return failed(
@@ -104,6 +109,7 @@ def from_status(
         f"The provider answered with status {status}.",
         http_status=status,
         retryable=status in _TRANSIENT or status >= _SERVER_ERRORS,
+        retry_after_s=wait_s,
     )
 
 

@@ -5,10 +5,12 @@ only for what may pass by itself. It refuses to hide anything: every try is in w
 """
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 import msgspec
+import structlog
 
 from services.common.clock import Clock
 from services.common.errors import DeadlineExceeded, InvalidArgument, WeaverError
@@ -19,6 +21,8 @@ from services.model.ports import Health, Meter, Provider, Stream
 from services.model.retry import RetryPolicy
 from services.model.route import Routes, Target
 from services.model.usage import counted
+
+_log = structlog.get_logger()
 
 _Result = TypeVar("_Result")
 _Act = Callable[[Provider, Call], Awaitable[_Result]]
@@ -83,9 +87,20 @@ class Trial:
     def _count(self, error: str, duration_s: float, detail: str) -> None:
         last = self.attempts[-1]
         self._meter.attempt(last.provider, last.model, error.lower() or "ok", duration_s)
-        if error != "CANCELLED":
-            failing = error in _UNHEALTHY
-            self._health.set(f"provider:{last.provider}", not failing, detail if failing else "")
+        if error == "CANCELLED":
+            return
+        failing = error in _UNHEALTHY
+        self._health.set(f"provider:{last.provider}", not failing, detail if failing else "")
+        if error:
+            _log.log(
+                logging.WARNING if failing else logging.INFO,
+                "provider failed",
+                provider=last.provider,
+                model=last.model,
+                http_status=last.http_status,
+                reason=error,
+                detail=detail if failing else "",
+            )
 
     def generation(self, facts: Facts, request_body: bytes) -> Generation:
         """Return what is known about the call, and count its tokens.

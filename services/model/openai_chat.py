@@ -134,7 +134,7 @@ def plan_stream(body: bytes, *, ask_usage: bool) -> StreamPlan:
         raise InvalidArgument.of_field(field="body", description=sentence) from None
     if request.stream is not True:
         raise InvalidArgument.of_field(field="stream", description="must be true for a stream.")
-    choices = request.n or 1
+    choices = max(1, request.n or 1)
     options = request.stream_options
     if not ask_usage or (isinstance(options, _StreamOptions) and options.include_usage):
         return StreamPlan(body, choices, usage_added=False)
@@ -192,7 +192,8 @@ class StreamWatch:
         """Whether a part of the answer has come, not just a comment."""
         self.ending = b""
         """The events that say that the answer is complete; empty until it is."""
-        self._unfinished = set(range(plan.choices))
+        self._choices = plan.choices
+        self._finished: set[int] = set()
         self._drop_usage = plan.usage_added
         self._held: list[bytes] = []
         self._held_bytes = 0
@@ -210,7 +211,7 @@ class StreamWatch:
         """
         data = event.data
         if data is None:
-            return event.raw if self._unfinished else b""
+            return b"" if self._all_finished else event.raw
         if data == _DONE:
             self._finish(event.raw)
             return b""
@@ -225,10 +226,14 @@ class StreamWatch:
         self.started = True
         usage_only = self._note(chunk)
         raw = b"" if usage_only and self._drop_usage else event.raw
-        if self._unfinished:
+        if not self._all_finished:
             return raw
         self._hold(raw)
         return b""
+
+    @property
+    def _all_finished(self) -> bool:
+        return len(self._finished) >= self._choices
 
     def _note(self, chunk: _Event) -> bool:
         """Note what an event says; return whether it carries the usage and nothing else."""
@@ -241,7 +246,7 @@ class StreamWatch:
             if choice.delta is not None:
                 facts.answer_bytes += choice.delta.size()
             if choice.finish_reason:
-                self._unfinished.discard(choice.index)
+                self._finished.add(choice.index)
                 facts.finish_reason = choice.finish_reason
         return chunk.usage is not None and not chunk.choices
 
@@ -253,7 +258,7 @@ class StreamWatch:
             raise failed(msg)
 
     def _finish(self, raw: bytes) -> None:
-        if self._unfinished:
+        if not self._all_finished:
             msg = "The provider ended the stream before the answer was finished."
             raise failed(msg)
         self.ending = b"".join((*self._held, raw))

@@ -8,8 +8,6 @@ import asyncio
 from collections import deque
 from collections.abc import Mapping
 
-import structlog
-
 from services.common.clock import Clock
 from services.model.call import Answer, Call, Chunk, Dialect, Facts, Headers
 from services.model.failure import ProviderError, failed, from_status, timed_out
@@ -25,8 +23,6 @@ _PATHS: Mapping[Dialect, str] = {
 _OK = 200
 _ERROR_BODY_S = 5.0
 _DRAIN_S = 0.05
-
-_log = structlog.get_logger()
 
 
 class OpenAI:
@@ -63,13 +59,13 @@ class OpenAI:
         path = _PATHS[call.dialect]
         async with await self._endpoint.post(path, call.body, _request_headers(call)) as reply:
             if reply.status != _OK:
-                raise await self._refused(call, reply)
+                raise await self._refused(reply)
             _expect(reply, "application/json")
             body = await reply.read_all()
             return Answer(
                 body,
                 read_answer(body),
-                reply.headers["content-type"],
+                _content_type(reply),
                 from_provider(reply.headers.items()),
             )
 
@@ -82,7 +78,7 @@ class OpenAI:
                     _PATHS[call.dialect], plan.body, _request_headers(call)
                 )
                 try:
-                    return await self._begun(call, plan, reply)
+                    return await self._begun(plan, reply)
                 except BaseException:
                     await reply.aclose()
                     raise
@@ -90,28 +86,20 @@ class OpenAI:
             msg = "The provider did not begin to answer in time."
             raise timed_out(msg) from None
 
-    async def _begun(self, call: Call, plan: StreamPlan, reply: Reply) -> "OpenAIStream":
+    async def _begun(self, plan: StreamPlan, reply: Reply) -> "OpenAIStream":
         if reply.status != _OK:
-            raise await self._refused(call, reply)
+            raise await self._refused(reply)
         _expect(reply, "text/event-stream")
         stream = OpenAIStream(reply, StreamWatch(plan))
         await stream.prime()
         return stream
 
-    async def _refused(self, call: Call, reply: Reply) -> ProviderError:
+    async def _refused(self, reply: Reply) -> ProviderError:
         try:
             async with asyncio.timeout(_ERROR_BODY_S):
                 body = await reply.read_all()
         except (TimeoutError, ProviderError):
             body = b""
-        _log.warning(
-            "provider refused",
-            provider=self.name,
-            model=call.model,
-            http_status=reply.status,
-            request_id=call.request_id,
-            upstream_request_id=reply.headers.get("x-request-id"),
-        )
         return from_status(
             reply.status, reply.headers, body, secret=self._secret, now=self._clock.time()
         )
@@ -127,7 +115,7 @@ class OpenAIStream:
 
     def __init__(self, reply: Reply, watch: StreamWatch) -> None:
         """See the class."""
-        self.content_type = reply.headers["content-type"]
+        self.content_type = _content_type(reply)
         self.headers: Headers = from_provider(reply.headers.items())
         self._reply = reply
         self._watch = watch
@@ -202,6 +190,11 @@ def _request_headers(call: Call) -> Headers:
     if is_plain(call.request_id):
         headers += (("x-request-id", call.request_id), ("x-client-request-id", call.request_id))
     return headers
+
+
+def _content_type(reply: Reply) -> str:
+    whole = reply.headers.get("content-type", "")
+    return whole if is_plain(whole) else reply.content_type
 
 
 def _expect(reply: Reply, content_type: str) -> None:

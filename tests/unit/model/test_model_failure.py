@@ -61,6 +61,10 @@ def test_other_statuses_are_the_providers_failure(status: int, retryable: bool) 
     assert (failed.http_status, failed.retryable) == (status, retryable)
 
 
+def test_a_failing_provider_may_say_when_to_return() -> None:
+    assert from_status(503, {"retry-after": "3"}, b"", now=0).error.retry_after_s == 3
+
+
 def test_silence_is_a_deadline() -> None:
     assert isinstance(failure.timed_out("x").error, DeadlineExceeded)
 

@@ -125,6 +125,12 @@ def test_a_refusal_is_told_in_the_providers_words(stream: bool) -> None:
     assert failure.error.message == "[removed]: bad n"
 
 
+def test_a_media_type_that_is_no_header_value_passes_without_its_parameters() -> None:
+    odd = Canned(pieces=(ANSWER,), content_type="application/json; x=\u00e9")
+
+    assert run(provider(Wire(odd)).generate(call())).content_type == "application/json"
+
+
 @pytest.mark.parametrize("rest", [httpx.ReadError("x"), 9.0])
 def test_a_refusal_stands_even_if_its_body_does_not_arrive(rest: Piece) -> None:
     failure = failure_of(Canned(503, (b'{"err', rest)), stream=False)

@@ -106,6 +106,14 @@ def test_plan_only_ever_adds_the_question_for_usage(fields: dict[str, object]) -
     assert edited == {**fields, "stream_options": {"include_usage": True}}
 
 
+@pytest.mark.parametrize(("n", "choices"), [("10000000000000", 10**13), ("-1", 1), ("0", 1)])
+def test_an_absurd_number_of_answers_costs_nothing(n: str, choices: int) -> None:
+    plan = plan_stream(b'{"stream":true,"n":%s}' % n.encode(), ask_usage=False)
+
+    assert plan.choices == choices
+    assert StreamWatch(plan).take(event(FINISH)) == (event(FINISH).raw if choices > 1 else b"")
+
+
 def test_read_answer_takes_what_the_provider_says() -> None:
     facts = read_answer(
         json.dumps(
