@@ -90,6 +90,13 @@ class EdgeSettings(CommonSettings):
         validation_alias="WEAVER_EDGE_MAX_CONNECTIONS",
         description="Open connections at most; more are closed at once.",
     )
+    concurrency: int = Field(
+        1,
+        ge=1,
+        le=64,
+        validation_alias="WEAVER_EDGE_CONCURRENCY",
+        description="Envoy's worker threads under `weaver up`.",
+    )
     max_heap_bytes: int = Field(
         2 * 1024**3,
         ge=64 * 1024**2,

@@ -1,0 +1,93 @@
+"""What the children of `weaver up` run: Envoy, Valkey and, when separate, each service."""
+
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from services.cli import edge, programs
+from services.cli.ports import is_listening
+from services.cli.rundir import RunDirectory
+from services.cli.settings import EdgeSettings
+from services.cli.supervisor import Program
+
+SERVICES = ("audit", "ratelimit", "model", "gateway")
+"""In the order of their start; they end the other way round."""
+
+_LOOPBACK = {"localhost", "127.0.0.1", "::1"}
+_HARMLESS = ("PATH", "HOME", "TZ", "LANG")
+
+
+def service(name: str, environment: Mapping[str, str]) -> Program:
+    """Return how to run a service as a process of its own."""
+    return Program(name, [sys.executable, "-P", "-m", f"services.{name}"], environment)
+
+
+def envoy(run: RunDirectory, settings: EdgeSettings) -> Program:
+    """Write Envoy's configuration and return how to run it.
+
+    Raises:
+        MissingToolError: Envoy is not installed.
+        SettingsError: an address is malformed.
+    """
+    directory = run.path / "envoy"
+    main = edge.write(edge.render(settings, "local", directory), directory)
+    command = [str(programs.envoy()), "-c", str(main), "--disable-hot-restart"]
+    command += ["--concurrency", str(settings.concurrency), "-l", "warning"]
+    command += ["--component-log-level", "main:error"]
+    return Program("envoy", command, _bare())
+
+
+def needs_valkey(environment: Mapping[str, str]) -> bool:
+    """Return whether nobody provides the limits' store."""
+    if "REDIS_UNIX_SOCKET" in environment:
+        return False
+    host = environment.get("REDIS_HOST")
+    if host is None:
+        return True
+    port = environment.get("REDIS_PORT", "6379")
+    return host in _LOOPBACK and port.isdecimal() and not is_listening(host, int(port))
+
+
+def valkey(run: RunDirectory, password: str) -> tuple[Program, Path]:
+    """Write Valkey's configuration and return how to run it, and its socket.
+
+    What it holds survives: the limits of the last second at most are lost with a power failure.
+
+    Raises:
+        MissingToolError: Valkey is not installed.
+    """
+    directory = run.state.absolute() / "valkey"
+    directory.mkdir(mode=0o700, exist_ok=True)
+    socket, log = run.sockets / "valkey.sock", run.path / "valkey.log"
+    lines = [
+        "port 0",
+        f"unixsocket {_quoted(str(socket))}",
+        "unixsocketperm 700",
+        f"dir {_quoted(str(directory))}",
+        'save ""',
+        "appendonly yes",
+        "appendfsync everysec",
+        "maxmemory 256mb",
+        "maxmemory-policy noeviction",
+        "loglevel warning",
+        f"logfile {_quoted(str(log))}",
+        *([f"requirepass {_quoted(password)}"] if password else []),
+    ]
+    configuration = run.path / "valkey.conf"
+    configuration.touch(mode=0o600)
+    configuration.write_text("\n".join(lines) + "\n")
+    return Program("valkey", [str(programs.valkey()), str(configuration)], _bare(), log), socket
+
+
+def _bare() -> dict[str, str]:
+    """Return an environment without our settings: other people's programs learn no secret."""
+    return {name: os.environ[name] for name in _HARMLESS if name in os.environ}
+
+
+def _quoted(value: str) -> str:
+    escaped = "".join(
+        character if " " <= character <= "~" and character not in '"\\' else f"\\x{byte:02x}"
+        for character, byte in zip(value.encode().decode("latin-1"), value.encode(), strict=True)
+    )
+    return f'"{escaped}"'
