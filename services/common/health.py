@@ -63,9 +63,9 @@ class Health:
             states[""] = (False, "draining")
         return states
 
-    async def changed(self) -> None:
-        """Wait for the next change."""
-        await self._changed.wait()
+    def next_change(self) -> asyncio.Event:
+        """Return what is set at the next change; ask before looking, so that none is missed."""
+        return self._changed
 
     def _notify(self) -> None:
         event, self._changed = self._changed, asyncio.Event()
@@ -117,17 +117,14 @@ class HealthServicer(health_pb2_grpc.HealthServicer):
         """Yield the state of one name now and at each change, until the service drains."""
         last: int | None = None
         while True:
-            changed = asyncio.ensure_future(self._health.changed())
-            try:
-                status = self._status(request.service)
-                if status != last:
-                    last = status
-                    yield health_pb2.HealthCheckResponse(status=status)
-                if self._health.draining:
-                    return
-                await changed
-            finally:
-                changed.cancel()
+            change = self._health.next_change()
+            status = self._status(request.service)
+            if status != last:
+                last = status
+                yield health_pb2.HealthCheckResponse(status=status)
+            if self._health.draining:
+                return
+            await change.wait()
 
     def _status(self, name: str) -> Any:  # noqa: ANN401 - the stubs have no name for it
         if name in self._services:

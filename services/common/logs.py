@@ -206,11 +206,10 @@ def configure(settings: CommonSettings, service_name: str) -> None:
 class _StandardLibrary(logging.Handler):
     """Passes lines of the standard library's loggers on."""
 
-    _log = structlog.get_logger()
-
     def __init__(self) -> None:
         """See the class."""
         super().__init__()
+        self._log = structlog.get_logger()
         self._last: dict[tuple[str, int], float] = {}
 
     def emit(self, record: logging.LogRecord) -> None:

@@ -1,0 +1,144 @@
+"""Calls that ride together."""
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.common.batching import Batcher
+from services.common.errors import Internal, ResourceExhausted
+
+
+@given(
+    sizes=st.lists(st.integers(1, 20), min_size=1, max_size=8),
+    max_batch=st.integers(1, 7),
+    bad=st.sets(st.integers(0, 60)),
+    broken=st.sets(st.integers(0, 60)),
+)
+def test_each_caller_gets_its_own_result_in_order(sizes, max_batch, bad, broken):
+    async def run() -> None:
+        seen: list[int] = []
+
+        async def send(items: Sequence[int]) -> list[int | Exception]:
+            assert len(items) <= max_batch
+            seen.extend(items)
+            await asyncio.sleep(0)
+            if broken & set(items):
+                raise RuntimeError
+            return [KeyError(item) if item in bad else -item for item in items]
+
+        batcher: Batcher[int, int] = Batcher(send, max_batch=max_batch)
+        futures = []
+        for size in sizes:
+            futures += [batcher.enqueue(len(futures) + step) for step in range(size)]
+            await asyncio.sleep(0)
+        results = await asyncio.gather(*futures, return_exceptions=True)
+        await batcher.close()
+        assert seen == list(range(sum(sizes)))
+        for item, result in enumerate(results):
+            if isinstance(result, RuntimeError):
+                continue
+            assert not broken & {item}
+            if item in bad:
+                assert isinstance(result, KeyError)
+                assert result.args == (item,)
+            else:
+                assert result == -item
+
+    asyncio.run(run())
+
+
+async def test_what_gathers_while_a_batch_is_under_way_leaves_together():
+    batches: list[list[int]] = []
+    gate = asyncio.Event()
+
+    async def send(items: Sequence[int]) -> list[int]:
+        batches.append(list(items))
+        await gate.wait()
+        return list(items)
+
+    batcher: Batcher[int, int] = Batcher(send)
+    first = asyncio.create_task(batcher.submit(0))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    rest = [asyncio.create_task(batcher.submit(item)) for item in (1, 2, 3)]
+    await asyncio.sleep(0)
+    gate.set()
+    assert await asyncio.gather(first, *rest) == [0, 1, 2, 3]
+    assert batches == [[0], [1, 2, 3]]
+
+
+async def test_a_full_queue_refuses():
+    gate = asyncio.Event()
+
+    async def send(items: Sequence[int]) -> list[int]:
+        await gate.wait()
+        return list(items)
+
+    batcher: Batcher[int, int] = Batcher(send, max_pending=2)
+    first = asyncio.create_task(batcher.submit(0))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    waiting = [batcher.enqueue(1), batcher.enqueue(2)]
+    with pytest.raises(ResourceExhausted) as caught:
+        await batcher.submit(3)
+    assert caught.value.reason == "QUEUE_FULL"
+    gate.set()
+    assert await asyncio.gather(first, *waiting) == [0, 1, 2]
+
+
+async def test_a_caller_that_leaves_does_not_take_its_item_along():
+    sent: list[int] = []
+    gate = asyncio.Event()
+
+    async def send(items: Sequence[int]) -> list[int]:
+        await gate.wait()
+        sent.extend(items)
+        return list(items)
+
+    batcher: Batcher[int, int] = Batcher(send)
+    task = asyncio.create_task(batcher.submit(1))
+    await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.wait([task])
+    gate.set()
+    await batcher.close()
+    assert task.cancelled()
+    assert sent == [1]
+
+
+async def test_a_wrong_number_of_results_fails_the_batch():
+    async def send(items: Sequence[int]) -> list[int]:
+        return [0]
+
+    batcher: Batcher[int, int] = Batcher(send)
+    results = await asyncio.gather(batcher.submit(1), batcher.submit(2), return_exceptions=True)
+    assert [type(result) for result in results] == [Internal, Internal]
+
+
+async def test_callers_of_a_cancelled_batch_do_not_hang():
+    async def send(items: Sequence[int]) -> list[int]:
+        raise asyncio.CancelledError
+
+    batcher: Batcher[int, int] = Batcher(send)
+    with pytest.raises(asyncio.CancelledError):
+        await batcher.submit(1)
+
+
+async def test_several_batches_can_be_under_way():
+    under_way = 0
+    most = 0
+
+    async def send(items: Sequence[int]) -> list[int]:
+        nonlocal under_way, most
+        under_way += 1
+        most = max(most, under_way)
+        await asyncio.sleep(0)
+        under_way -= 1
+        return list(items)
+
+    batcher: Batcher[int, int] = Batcher(send, max_batch=1, concurrency=3)
+    assert await asyncio.gather(*(batcher.submit(item) for item in range(9))) == list(range(9))
+    assert most == 3
