@@ -1,7 +1,6 @@
 """One call from beginning to end."""
 
 import asyncio
-from collections import deque
 
 import pytest
 
@@ -13,92 +12,19 @@ from services.common.errors import (
     Unimplemented,
     WeaverError,
 )
-from services.model.call import Answer, Attempt, Call, Chunk, Dialect, Facts, Usage
-from services.model.failure import ProviderError, failed, rejected, timed_out
+from services.model.call import Answer, Attempt, Call, Dialect, Facts, Usage
+from services.model.failure import ProviderError, failed, rejected
 from services.model.generation import Generator
 from services.model.retry import RetryPolicy
 from services.model.route import Route, Routes, Target
 from services.model.usage import Prices
 from tests.fakes.instant import LoopClock, run
+from tests.fakes.providers import FakeProvider, Figures
 
 BODY = b'{"model":"public","messages":[{"content":"12345678"}]}'
 CALL = Call("r", Dialect.OPENAI_CHAT, "public", BODY)
 USAGE = Usage(10, 20)
 GOOD = Answer(b"{}", Facts("m-1", "stop", USAGE))
-Step = Chunk | ProviderError | None
-
-
-class FakeStream:
-    """A stream from a script."""
-
-    content_type = "text/event-stream"
-    headers = (("x", "y"),)
-
-    def __init__(self, facts: Facts, *steps: Step) -> None:
-        self.facts = facts
-        self.steps = deque(steps)
-        self.closed = False
-
-    async def read(self) -> Chunk | None:
-        await asyncio.sleep(1)
-        step = self.steps.popleft()
-        if isinstance(step, ProviderError):
-            raise step
-        return step
-
-    async def aclose(self) -> None:
-        self.closed = True
-
-
-class FakeProvider:
-    """A provider from a script; a float is silence."""
-
-    dialects = frozenset({Dialect.OPENAI_CHAT})
-
-    def __init__(self, *script: Answer | FakeStream | Exception | float, name: str = "one") -> None:
-        self.name = name
-        self.script = deque(script)
-        self.calls: list[Call] = []
-
-    async def generate(self, call: Call) -> Answer:
-        step = await self._next(call)
-        assert isinstance(step, Answer)
-        return step
-
-    async def open(self, call: Call) -> FakeStream:
-        step = await self._next(call)
-        assert isinstance(step, FakeStream)
-        return step
-
-    async def _next(self, call: Call) -> object:
-        self.calls.append(call)
-        step = self.script.popleft()
-        await asyncio.sleep(step if isinstance(step, float) else 1)
-        if isinstance(step, Exception):
-            raise step
-        return step
-
-
-class Figures:
-    """Keeps what is counted, and what is told of health."""
-
-    def __init__(self) -> None:
-        self.attempts: list[str] = []
-        self.first_bytes: list[float] = []
-        self.used: list[Usage] = []
-        self.states: list[tuple[str, bool, str]] = []
-
-    def attempt(self, provider: str, model: str, status: str, duration_s: float) -> None:
-        self.attempts.append(f"{provider} {model} {status} {duration_s:.0f}")
-
-    def first_byte(self, provider: str, model: str, duration_s: float) -> None:
-        self.first_bytes.append(duration_s)
-
-    def tokens(self, provider: str, model: str, usage: Usage) -> None:
-        self.used.append(usage)
-
-    def set(self, name: str, serving: bool, detail: str = "") -> None:
-        self.states.append((name, serving, detail))
 
 
 def generator(figures: Figures, *targets: Target, retries: int = 2) -> Generator:
@@ -276,70 +202,3 @@ def test_a_throttled_provider_is_told_as_such_when_no_target_is_left() -> None:
     throttled = ProviderError(ResourceExhausted("x", retry_after_s=60), retryable=True)
 
     assert error_of(FakeProvider(throttled)).retry_after_s == 60
-
-
-async def _read_all(
-    figures: Figures, stream: FakeStream, *before: Exception
-) -> tuple[list[Chunk], WeaverError | None, list[str], float]:
-    opened = await single(FakeProvider(*before, stream), figures).open(CALL)
-    assert (opened.content_type, opened.headers) == (stream.content_type, stream.headers)
-    chunks = []
-    while (chunk := await opened.read()) is not None:
-        chunks.append(chunk)
-    generation = opened.generation()
-    await opened.aclose()
-    assert stream.closed
-    errors = [attempt.error for attempt in generation.attempts]
-    return chunks, opened.error, errors, generation.upstream_duration_s
-
-
-def test_a_stream_ends_with_what_is_known() -> None:
-    figures = Figures()
-    last = Chunk(b"b", terminal=True)
-    stream = FakeStream(GOOD.facts, Chunk(b"a"), last, None)
-
-    chunks, error, errors, spent_s = run(_read_all(figures, stream))
-
-    assert chunks == [Chunk(b"a"), last]
-    assert (error, errors) == (None, [""])
-    assert spent_s == pytest.approx(4)
-    assert figures.first_bytes == [pytest.approx(1)]
-    assert figures.attempts == ["one public ok 4"]
-    assert figures.used == [USAGE]
-
-
-def test_a_stream_is_tried_again_before_its_first_byte() -> None:
-    stream = FakeStream(GOOD.facts, None)
-
-    _, error, errors, _ = run(_read_all(Figures(), stream, failed("gone")))
-
-    assert (error, errors) == (None, ["PROVIDER_FAILED", ""])
-
-
-@pytest.mark.parametrize("failure", [failed("broken"), timed_out("silent")])
-def test_a_stream_that_breaks_is_not_tried_again(failure: ProviderError) -> None:
-    figures = Figures()
-    stream = FakeStream(Facts(answer_bytes=8), Chunk(b"a"), failure)
-
-    chunks, error, errors, _ = run(_read_all(figures, stream))
-
-    assert chunks == [Chunk(b"a")]
-    assert error is failure.error
-    assert errors == [failure.error.reason]
-    assert figures.attempts == [f"one public {failure.error.reason.lower()} 3"]
-    assert figures.used == [Usage(2, 2, estimated=True)]
-    assert figures.states == [("provider:one", False, failure.error.message)]
-
-
-def test_a_stream_that_is_left_is_counted_as_cancelled() -> None:
-    figures = Figures()
-    stream = FakeStream(Facts(), Chunk(b"a"))
-
-    async def main() -> None:
-        opened = await single(FakeProvider(stream), figures).open(CALL)
-        await opened.read()
-        await opened.aclose()
-
-    run(main())
-    assert stream.closed
-    assert figures.attempts == ["one public cancelled 2"]
