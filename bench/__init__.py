@@ -1,0 +1,1 @@
+"""Speed, measured: real processes, the real Envoy configuration, TLS and everything on."""
