@@ -67,7 +67,7 @@ def measure(
         script.flush()
         before = {pid: cpu_seconds(pid) for pid in processes}
         done = subprocess.run(
-            [  # noqa: S607 - wrk is wherever the machine has it
+            [
                 *("wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--latency"),
                 *("-s", script.name, f"{running.url}/v1/chat/completions"),
             ],
