@@ -23,7 +23,7 @@ bench: $(VENV)/.dev ## Measure speed and print a table
 	@$(BIN)/python -m bench
 
 generate: $(VENV)/.dev ## Write gen/ and the generated documents anew
-	@$(BIN)/python tools/generate.py
+	@$(BIN)/python tools/generate.py && $(BIN)/python tools/settings_doc.py
 
 fmt: $(VENV)/.dev ## Format code and contracts
 	@$(BIN)/ruff format -q . && $(BIN)/ruff check -q --fix . ; $(BIN)/buf format -w protos

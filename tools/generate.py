@@ -6,6 +6,7 @@ The third-party protos come out of installed wheels, so nothing of them is copie
 
 import argparse
 import filecmp
+import os
 import sys
 import tempfile
 from pathlib import Path
@@ -33,6 +34,8 @@ def compile_protos(protos: Path, *outputs: str) -> None:
     Raises:
         SystemExit: protoc refused; its messages are on standard error.
     """
+    # protoc looks for its plugins there, also when the environment is not activated.
+    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     sources = [str(path.relative_to(protos)) for path in sorted(protos.rglob("*.proto"))]
     status = protoc.main(["protoc", *include_paths(protos), *outputs, *sources])
     if status:
