@@ -179,7 +179,8 @@ def configure(settings: CommonSettings, service_name: str) -> None:
     level = logging.getLevelName(settings.log_level)
     final: Callable[[Any, Any, Any], bytes] = render
     if settings.environment == "development" and sys.stderr.isatty():
-        console = structlog.dev.ConsoleRenderer()
+        # The default shows local variables of an exception's frames.
+        console = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
 
         def final(logger: object, name: str, event: Event) -> bytes:
             return str(console(logger, name, event)).encode()

@@ -7,8 +7,9 @@ import grpc
 import structlog
 
 from services.common import logs
-from services.common.errors import Internal, WeaverError
+from services.common.errors import Internal, Unimplemented, WeaverError
 from services.common.interceptors.chain import Behaviour, Method
+from services.common.interceptors.telemetry import outcome
 from services.common.status import to_status
 
 _log = structlog.get_logger()
@@ -25,7 +26,14 @@ class Errors:
                 return await behaviour(request, context)
             except (asyncio.CancelledError, grpc.aio.AbortError):
                 raise
-            except Exception as error:  # noqa: BLE001 - the caller must not see it
+            except Exception as raised:  # noqa: BLE001 - the caller must not see it
+                error = raised
+                # What a generated servicer does for a method that ours lacks.
+                if (
+                    isinstance(raised, NotImplementedError)
+                    and outcome(context, raised) == "UNIMPLEMENTED"
+                ):
+                    error = Unimplemented("Not served here.")
                 if isinstance(error, Internal) or not isinstance(error, WeaverError):
                     _log.exception("unexpected error", method=method.path)
                 code, message, trailers = to_status(error, logs.request_id.get())

@@ -1,0 +1,199 @@
+"""Channels over time: restarts, retries, renewed certificates."""
+
+import asyncio
+import datetime as dt
+import json
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from cryptography import x509
+from weaver.ratelimit.v1 import ratelimit_service_pb2 as pb
+from weaver.ratelimit.v1 import ratelimit_service_pb2_grpc
+
+from services.common import certificates, renewing_channel
+from services.common.channel import call, open_channel, service_config
+from services.common.errors import Unavailable
+from services.common.server import Listener, ServerHandle, start_server
+from services.common.settings import CommonSettings
+from tests.fakes.limits import PEEK, ScriptedLimits, component
+
+REQUEST = pb.PeekRequest()
+
+
+@pytest.fixture
+async def stack() -> AsyncIterator[AsyncExitStack]:
+    async with AsyncExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> CommonSettings:
+    return CommonSettings(state_dir=tmp_path)
+
+
+async def serve(
+    settings: CommonSettings, stack: AsyncExitStack, limits: ScriptedLimits, address: str
+) -> ServerHandle:
+    return await start_server(
+        component(limits), settings, stack, [Listener(address)], allowed_clients=("gateway",)
+    )
+
+
+def connect(
+    settings: CommonSettings, stack: AsyncExitStack, address: str, **options: Any
+) -> tuple[grpc.aio.Channel, Any]:
+    channel = open_channel(address, settings, own="gateway", peer="ratelimit", **options)
+    stack.push_async_callback(channel.close)
+    return channel, ratelimit_service_pb2_grpc.RateLimitServiceStub(channel)
+
+
+async def eventually(attempt: Callable[[], Any], within_s: float) -> float:
+    start = time.monotonic()
+    while True:
+        try:
+            await attempt()
+        except Unavailable:
+            if time.monotonic() - start > within_s:
+                raise
+            await asyncio.sleep(0.01)
+        else:
+            return time.monotonic() - start
+
+
+async def test_a_neighbour_that_comes_back_is_found_within_two_seconds(settings, stack):
+    limits = ScriptedLimits()
+    handle = await serve(settings, stack, limits, "127.0.0.1:0")
+    address = handle.addresses[0]
+    _, stub = connect(settings, stack, address)
+    await call(stub.Peek, REQUEST, timeout_s=5)
+    await handle.drain(0)
+    with pytest.raises(Unavailable):
+        await call(stub.Peek, REQUEST, timeout_s=5)
+    await asyncio.sleep(1)
+    await serve(settings, stack, limits, address)
+    await eventually(lambda: call(stub.Peek, REQUEST, timeout_s=1), within_s=2)
+
+
+async def test_what_may_be_repeated_is_repeated_and_nothing_else(settings, stack):
+    limits = ScriptedLimits()
+    attempts = 0
+
+    async def answer(request: Any, context: Any) -> pb.PeekResponse:
+        nonlocal attempts
+        attempts += 1
+        if attempts < 3:
+            raise Unavailable("Not yet.")
+        return pb.PeekResponse()
+
+    limits.answer = answer
+    handle = await serve(settings, stack, limits, "127.0.0.1:0")
+    _, plain = connect(settings, stack, handle.addresses[0])
+    with pytest.raises(Unavailable, match="Not yet"):
+        await call(plain.Peek, REQUEST, timeout_s=5)
+    assert attempts == 1
+    _, repeating = connect(settings, stack, handle.addresses[0], idempotent=(PEEK,))
+    await call(repeating.Peek, REQUEST, timeout_s=5)
+    assert attempts == 3
+
+
+def test_the_service_config_names_methods_and_spreads_over_addresses():
+    config = json.loads(service_config([PEEK]))
+    assert config["loadBalancingConfig"] == [{"round_robin": {}}]
+    (method,) = config["methodConfig"]
+    assert method["name"] == [{"service": "weaver.ratelimit.v1.RateLimitService", "method": "Peek"}]
+    assert method["retryPolicy"]["retryableStatusCodes"] == ["UNAVAILABLE"]
+    assert "methodConfig" not in json.loads(service_config([]))
+
+
+async def test_a_name_with_several_addresses_is_resolved(settings, stack):
+    limits = ScriptedLimits()
+    handle = await serve(settings, stack, limits, "127.0.0.1:0")
+    _, stub = connect(settings, stack, f"dns:///localhost:{handle.ports[0]}")
+    await call(stub.Peek, REQUEST, timeout_s=5)
+
+
+async def test_renewed_certificates_are_taken_up_by_both_ends(settings, stack, monkeypatch):
+    monkeypatch.setattr(renewing_channel, "LOOK_S", 0.0)
+    limits = ScriptedLimits()
+    serials: list[int] = []
+    gate, started = asyncio.Event(), asyncio.Event()
+
+    async def answer(request: Any, context: Any) -> pb.PeekResponse:
+        pem = context.auth_context()["x509_pem_cert"][0]
+        serials.append(x509.load_pem_x509_certificate(pem).serial_number)
+        if len(serials) == 1:
+            started.set()
+            await gate.wait()
+        return pb.PeekResponse()
+
+    limits.answer = answer
+    handle = await serve(settings, stack, limits, "127.0.0.1:0")
+    _, stub = connect(settings, stack, handle.addresses[0])
+    in_flight = asyncio.create_task(call(stub.Peek, REQUEST, timeout_s=20))
+    await asyncio.wait_for(started.wait(), 5)
+
+    later = dt.datetime.now(dt.UTC) + dt.timedelta(days=70)
+    before = served_serial(handle.ports[0], settings)
+    real = certificates._builder
+    monkeypatch.setattr(certificates, "_CLOCK_SKEW", dt.timedelta(days=71))
+    assert real is certificates._builder
+    assert "gateway" in certificates.ensure(settings, now=later)
+
+    await call(stub.Peek, REQUEST, timeout_s=5)
+    gate.set()
+    await in_flight
+    assert serials[0] != serials[1]
+    ours = x509.load_pem_x509_certificate((settings.tls_path / "gateway.pem").read_bytes())
+    assert serials[1] == ours.serial_number
+    assert served_serial(handle.ports[0], settings) != before
+
+
+def served_serial(port: int, settings: CommonSettings) -> int:
+    """Return the serial number of the certificate that a handshake shows."""
+    import ssl  # noqa: PLC0415 - beside its use
+
+    pem = ssl.get_server_certificate(("127.0.0.1", port))
+    return x509.load_pem_x509_certificate(pem.encode()).serial_number
+
+
+async def test_closing_a_channel_breaks_off_its_calls(settings, stack):
+    limits = ScriptedLimits()
+    started = asyncio.Event()
+
+    async def answer(request: Any, context: Any) -> Any:
+        started.set()
+        await asyncio.sleep(60)
+
+    limits.answer = answer
+    handle = await serve(settings, stack, limits, "127.0.0.1:0")
+    channel, stub = connect(settings, stack, handle.addresses[0])
+    task = asyncio.create_task(call(stub.Peek, REQUEST, timeout_s=60))
+    await asyncio.wait_for(started.wait(), 5)
+    await channel.close()
+    with pytest.raises(Unavailable) as caught:
+        await task
+    assert caught.value.reason == "CANCELLED"
+
+
+async def test_a_channel_reports_its_state(settings, stack):
+    handle = await serve(settings, stack, ScriptedLimits(), "127.0.0.1:0")
+    channel = open_channel(handle.addresses[0], settings, own="gateway", peer="ratelimit")
+    async with channel:
+        assert channel.get_state(try_to_connect=True) is grpc.ChannelConnectivity.IDLE
+        await channel.wait_for_state_change(grpc.ChannelConnectivity.IDLE)
+        await asyncio.wait_for(channel.channel_ready(), 5)
+        assert channel.get_state() is grpc.ChannelConnectivity.READY
+    assert channel.get_state() is grpc.ChannelConnectivity.SHUTDOWN
+
+
+async def test_streams_of_requests_pass(settings, stack):
+    handle = await serve(settings, stack, ScriptedLimits(), "127.0.0.1:0")
+    channel, _ = connect(settings, stack, handle.addresses[0])
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await channel.stream_unary("/no.Service/Method")(iter([b""]))
+    assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
