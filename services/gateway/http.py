@@ -78,10 +78,10 @@ def read_call(
 def source_network(context: Context, header: Callable[[str], str]) -> str:
     """Return the network that a client is in, cut to /24 or /48; "" when it is not known.
 
-    The forwarded address is believed from Envoy alone, and of it only what Envoy itself added.
+    What Envoy says of the client's address is believed from Envoy alone.
     """
     if peer_name(context) == ENVOY:
-        address = header("x-forwarded-for").rpartition(",")[2].strip()
+        address = header("x-weaver-client-address")
     else:
         kind, _, rest = unquote(context.peer()).partition(":")
         address = rest.rpartition(":")[0].strip("[]") if kind in {"ipv4", "ipv6"} else ""
