@@ -8,11 +8,13 @@ template, and docs/design/edge.md says why.
 import json
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from string import Template
 from typing import Any
 
+from services.cli import own_replies
+from services.cli.own_replies import overwriting
 from services.cli.settings import EdgeSettings, Target
 from services.common.settings import split_address
 
@@ -30,12 +32,6 @@ SILENCE_MARGIN_S = 30.0
 
 BUFFER_SLACK = 64 * 1024
 """Room in the buffer beyond the largest body, so that the transcoder's limit is what refuses."""
-
-SERVED = {
-    "GET": "/(health|v1/whoami|v1/models(/.+)?|v1/audit/.+)",
-    "POST": "/v1/(chat/completions|embeddings)",
-}
-"""The paths that exist, by the method they are for; another method there is 405 and not 404."""
 
 FORWARDED = "forwarded|x-real-ip|x-client-ip|true-client-ip|x-original-url|x-rewrite-url|via"
 BLOCK = re.compile(r"^ *#\{ (\w+)\n(.*?)^ *#\}\n", re.MULTILINE | re.DOTALL)
@@ -114,6 +110,10 @@ def write(files: Mapping[str, str], directory: Path) -> Path:
     return directory / CONFIGURATION
 
 
+def _read(name: str) -> str:
+    return (source_directory() / name).read_text()
+
+
 def _certificate(name: str, certificate: str, key: str) -> str:
     directory = str(Path(certificate).parent)
     values = {"name": name, "certificate": certificate, "key": key, "directory": directory}
@@ -123,7 +123,7 @@ def _certificate(name: str, certificate: str, key: str) -> str:
 def _fill(
     template: str, values: Mapping[str, Any], conditions: frozenset[str] = frozenset()
 ) -> str:
-    text = (source_directory() / template).read_text()
+    text = _read(template)
     text = BLOCK.sub(lambda block: block[2] if block[1] in conditions else "", text)
     return Template(text).substitute({name: json.dumps(value) for name, value in values.items()})
 
@@ -160,9 +160,9 @@ def _values(settings: EdgeSettings, target: Target, directory: Path) -> dict[str
         "client_secret": str(directory / "client-secret.yaml"),
         "ca_secret": str(directory / "ca-secret.yaml"),
         "descriptor_set": str(directory / DESCRIPTOR_SET),
-        "error_body_lua": (source_directory() / "error_body.lua").read_text(),
-        "own_replies": list(_own_replies()),
-        "response_headers": _headers(RESPONSE_HEADERS),
+        "error_body_lua": _read("error_body.lua"),
+        "own_replies": own_replies.mappers(_read("own_replies.json"), RESPONSE_HEADERS),
+        "response_headers": [{"append": header} for header in overwriting(RESPONSE_HEADERS)],
         "access_log_fields": ACCESS_LOG,
         "access_log_filter": _access_log_filter(target),
         "forwarded_headers": f"^({forwarded})$",
@@ -183,101 +183,8 @@ def _seconds(value: float) -> str:
     return f"{value:.3f}s"
 
 
-def _headers(values: Mapping[str, str]) -> list[dict[str, Any]]:
-    return [
-        {
-            "append": {
-                "header": {"key": key, "value": value},
-                "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
-            }
-        }
-        for key, value in values.items()
-    ]
-
-
 def _access_log_filter(target: Target) -> dict[str, Any]:
     """Log every request where a collector reads it; here only what Envoy answered itself."""
     if target == "container":
         return {"not_health_check_filter": {}}
     return {"response_flag_filter": {}}
-
-
-def _own_replies() -> Iterator[dict[str, Any]]:
-    """Yield what Envoy's own replies look like, the first that matches wins."""
-    native = [
-        {
-            "header_filter": {
-                "header": {"name": "content-type", "string_match": {"prefix": "application/grpc"}}
-            }
-        },
-        {"header_filter": {"header": {"name": "x-envoy-original-path", "present_match": False}}},
-    ]
-    yield {
-        "filter": {"and_filter": {"filters": native}},
-        "body_format_override": {"text_format_source": {"inline_string": "%LOCAL_REPLY_BODY%"}},
-    }
-    replies = json.loads((source_directory() / "own_replies.json").read_text())
-    for allowed, path in SERVED.items():
-        wrong_method = {
-            "code": "invalid_request",
-            "openai": "invalid_request_error",
-            "anthropic": "invalid_request_error",
-            "message": f"This path is served for {allowed} alone.",
-            "headers": {"allow": allowed},
-        }
-        for filters, dialect in _dialects():
-            at = {
-                "header_filter": {
-                    "header": {
-                        "name": ":path",
-                        "string_match": {"safe_regex": {"regex": f"{path}(\\?.*)?"}},
-                    }
-                }
-            }
-            yield _mapper([_status(404), at, *filters], dialect, wrong_method) | {
-                "status_code": 405
-            }
-    for reply in replies:
-        for filters, dialect in _dialects():
-            yield _mapper([_status(reply["status"]), *filters], dialect, reply)
-    for filters, dialect in _dialects():
-        yield _mapper([_status(400, "GE"), *filters], dialect, replies[-1])
-
-
-def _dialects() -> Iterator[tuple[list[dict[str, Any]], str]]:
-    messages = [
-        {"header_filter": {"header": {"name": name, "string_match": {"prefix": "/v1/messages"}}}}
-        for name in (":path", "x-envoy-original-path")
-    ]
-    yield [{"or_filter": {"filters": messages}}], "anthropic"
-    yield [], "openai"
-
-
-def _status(status: int, operator: str = "EQ") -> dict[str, Any]:
-    value = {"default_value": status, "runtime_key": "unused"}
-    return {"status_code_filter": {"comparison": {"op": operator, "value": value}}}
-
-
-def _mapper(
-    filters: list[dict[str, Any]], dialect: str, reply: Mapping[str, Any]
-) -> dict[str, Any]:
-    message, kind = reply["message"], reply[dialect]
-    bodies: dict[str, dict[str, Any]] = {
-        "openai": {
-            "error": {"message": message, "type": kind, "param": None, "code": reply["code"]}
-        },
-        "anthropic": {
-            "type": "error",
-            "error": {"type": kind, "message": message},
-            "request_id": "%REQ(x-request-id)%",
-        },
-    }
-    headers = {**RESPONSE_HEADERS, **reply.get("headers", {})}
-    return {
-        "filter": {"and_filter": {"filters": filters}} if len(filters) > 1 else filters[0],
-        "body_format_override": {
-            "json_format": bodies[dialect],
-            "content_type": "application/json",
-        },
-        "headers_to_add": [header["append"] for header in _headers(headers)],
-    }

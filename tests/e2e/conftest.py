@@ -171,3 +171,19 @@ def start_suite() -> Iterator[Callable[[str, Mapping[str, str]], RunningSuite]]:
             return running
 
         yield start
+
+
+@pytest.fixture
+def suite_env() -> dict[str, str]:
+    """What `own_suite` is started with; parametrise it."""
+    return {}
+
+
+@pytest.fixture
+def own_suite(
+    topology: str,
+    suite_env: dict[str, str],
+    start_suite: Callable[[str, Mapping[str, str]], RunningSuite],
+) -> RunningSuite:
+    """A suite of the test's own, with `suite_env`."""
+    return start_suite(topology, suite_env)

@@ -22,8 +22,11 @@ from google.api.httpbody_pb2 import HttpBody
 from services.cli import edge as edge_configuration
 from services.cli.settings import EdgeSettings, Target
 from tests.integration.edge.certificates import Authority
+from weaver.gateway.v1 import admin_service_pb2_grpc as admin_grpc
 from weaver.gateway.v1 import audit_reader_service_pb2_grpc as reader_grpc
 from weaver.gateway.v1 import gateway_service_pb2_grpc as gateway_grpc
+
+STREAMS = {"ChatCompletions", "Responses", "Messages", "GenerateStream"}
 
 Script = Callable[[Any, Any], Any]
 
@@ -78,13 +81,15 @@ class ScriptedGateway:
     def register(self, server: grpc.aio.Server) -> None:
         gateway: Any = type("Gateway", (gateway_grpc.GatewayServiceServicer,), {})
         reader: Any = type("Reader", (reader_grpc.AuditReaderServiceServicer,), {})
-        for servicer in (gateway, reader):
+        admin: Any = type("Admin", (admin_grpc.AdminServiceServicer,), {})
+        for servicer in (gateway, reader, admin):
             for method in [name for name in dir(servicer) if name[0].isupper()]:
-                stream = method in {"ChatCompletions", "GenerateStream"}
+                stream = method in STREAMS
                 handler = self.streaming(method) if stream else self.unary(method)
                 setattr(servicer, method, handler)
         gateway_grpc.add_GatewayServiceServicer_to_server(gateway, server)
         reader_grpc.add_AuditReaderServiceServicer_to_server(reader, server)
+        admin_grpc.add_AdminServiceServicer_to_server(admin, server)
 
 
 @dataclass

@@ -1,5 +1,6 @@
 """The rendered Envoy configuration: complete, closed, and the same for every deployment."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,8 @@ from services.cli import edge
 from services.cli.settings import EdgeSettings, Target
 from services.common.settings import SettingsError
 
-PUBLIC_SERVICES = {"GatewayService", "AuditReaderService"}
-STREAMS = {"ChatCompletions", "GenerateStream"}
+PUBLIC_SERVICES = {"GatewayService", "AuditReaderService", "AdminService"}
+STREAMS = {"ChatCompletions", "Responses", "Messages", "GenerateStream"}
 
 
 def rendered(target: Target = "local", **overrides: object) -> dict[str, str]:
@@ -67,8 +68,11 @@ def test_envoy_waits_longer_than_the_gateway() -> None:
 
 @pytest.mark.parametrize(("verb", "path"), [rule for rule in public_methods().values() if rule[0]])
 def test_every_public_path_is_known_to_the_405_reply(verb: str, path: str) -> None:
-    example = re.sub(r"\{\w+(=\*\*)?\}", "x/y", path)
-    assert re.fullmatch(edge.SERVED[verb.upper()], example)
+    example = re.sub(r"\{\w+=\*\*\}", "x/y", re.sub(r"\{\w+\}", "x", path))
+    replies = json.loads((edge.source_directory() / "own_replies.json").read_text())
+    first = next(r for r in replies if re.fullmatch(r.get("path", "(?!)"), example))
+    assert first["becomes"] == 405
+    assert verb.upper() in first["headers"]["allow"].split(", ")
 
 
 @pytest.mark.parametrize("target", ["local", "container"])
