@@ -50,7 +50,7 @@ class Blame:
         name = file_name(tile)
         offset = _difference(signed, found[: len(signed)])
         index = (tile.number * TILE_WIDTH + offset) << (TILE_HEIGHT * tile.level)
-        if not found:
+        if offset == len(found) < len(signed):
             self.damage("missing", f"{name} is missing", index=index, path=name)
         elif offset < len(signed):
             message = (

@@ -123,9 +123,7 @@ def test_damage_to_acknowledged_records_is_refused_with_a_sentence(tmp_path: Pat
     assert replayed(tmp_path, 4) == items(4, 2)
 
 
-def test_a_failed_write_never_counts_later(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_write_never_counts_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wal = opened(tmp_path)
     wal.commit([items(0, 2)])
     good = os.fdatasync
