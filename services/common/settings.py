@@ -36,12 +36,12 @@ class CommonSettings(BaseSettings):
     model_config = SettingsConfigDict(frozen=True, extra="ignore", populate_by_name=True)
 
     environment: Environment = Field(
-        "development",
+        default="development",
         validation_alias="ENVIRONMENT",
         description="`production` refuses development conveniences; `development` offers them.",
     )
     state_dir: Path = Field(
-        Path(".weaver"),
+        default=Path(".weaver"),
         validation_alias="WEAVER_STATE_DIR",
         description="Where keys, certificates and the audit log lie when no path is set.",
     )
@@ -54,12 +54,12 @@ class CommonSettings(BaseSettings):
         description="Send traces by OTLP. Prometheus metrics do not depend on it.",
     )
     telemetry_endpoint: str = Field(
-        "http://localhost:4317",
+        default="http://localhost:4317",
         validation_alias="WEAVER_TELEMETRY_ENDPOINT",
         description="The collector: port 4317 is OTLP over gRPC, anything else OTLP over HTTP.",
     )
     otel_service_name: str = Field(
-        "weaver",
+        default="weaver",
         validation_alias="OTEL_SERVICE_NAME",
         description="`service.namespace`, and the prefix of each `service.name`.",
     )
@@ -72,7 +72,7 @@ class CommonSettings(BaseSettings):
         description="Mutual TLS between services. `false` is for development; production refuses.",
     )
     tls_dir: Path | None = Field(
-        None,
+        default=None,
         validation_alias="WEAVER_TLS_DIR",
         description=(
             "Holds `ca.pem`, `<service>.pem` and `<service>-key.pem`; read again when renewed. "
@@ -80,7 +80,7 @@ class CommonSettings(BaseSettings):
         ),
     )
     drain_seconds: float = Field(
-        10.0,
+        default=10.0,
         ge=0,
         le=600,
         validation_alias="WEAVER_DRAIN_SECONDS",

@@ -71,12 +71,14 @@ _MESSAGES: Final[Mapping[type[WeaverError], str]] = {
     Unavailable: "The service cannot be reached.",
     DeadlineExceeded: "The deadline passed.",
 }
-# A peer refuses metadata of more than 8 KiB altogether, so details are cut and then left out.
-_DETAILS_BYTES: Final = 3072
+# A peer refuses metadata of more than 8 KiB altogether, and these go in base64: what is long is
+# cut, and what does not fit any more is left out.
+_DETAILS_BYTES: Final = 4096
 _MESSAGE_LIMIT: Final = 400
 _TEXT_LIMIT: Final = 256
 _VIOLATIONS_LIMIT: Final = 8
-_FACTS_LIMIT: Final = 8
+_FACTS_BYTES: Final = 3400
+_VIOLATIONS_BYTES: Final = 1536
 _RETRY_LIMIT_S: Final = 10_000_000.0
 
 Trailers = tuple[tuple[str, str | bytes], ...]
@@ -134,7 +136,14 @@ def _text(text: str, limit: int = _TEXT_LIMIT) -> str:
 def _details(error: WeaverError, message: str, request_id: str) -> list[Message]:
     """Return the details, the most needed first."""
     details: list[Message] = []
-    facts = {_text(key): _text(value) for key, value in list(error.metadata.items())[:_FACTS_LIMIT]}
+    facts: dict[str, str] = {}
+    room = _FACTS_BYTES
+    for key, value in error.metadata.items():
+        fact = _text(key), _text(value, _FACTS_BYTES)
+        room -= sum(len(part.encode()) for part in fact)
+        if room < 0:
+            break
+        facts[fact[0]] = fact[1]
     details.append(
         error_details_pb2.ErrorInfo(reason=_text(error.reason), domain=DOMAIN, metadata=facts)
     )
@@ -146,7 +155,7 @@ def _details(error: WeaverError, message: str, request_id: str) -> list[Message]
         details.append(retry)
     if "quota" in facts:
         violation = error_details_pb2.QuotaFailure.Violation(
-            subject=facts["quota"], description=_text(message)
+            subject=_text(facts["quota"]), description=_text(message)
         )
         details.append(error_details_pb2.QuotaFailure(violations=[violation]))
     if message != error.message:
@@ -159,7 +168,7 @@ def _details(error: WeaverError, message: str, request_id: str) -> list[Message]
             )
             for violation in error.violations[:_VIOLATIONS_LIMIT]
         ]
-        while sum(field.ByteSize() for field in fields) > _DETAILS_BYTES // 2:
+        while sum(field.ByteSize() for field in fields) > _VIOLATIONS_BYTES:
             fields.pop()
         details.append(error_details_pb2.BadRequest(field_violations=fields))
     return details

@@ -7,8 +7,9 @@ collector that is down costs nothing but spans: the queue is bounded, and so is 
 """
 
 import asyncio
+import threading
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AsyncExitStack, contextmanager, suppress
 from contextvars import ContextVar
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -69,8 +70,22 @@ def start_tracing(settings: CommonSettings, name: str, stack: AsyncExitStack) ->
             export_timeout_millis=EXPORT_TIMEOUT_S * 1000,
         )
     )
-    stack.push_async_callback(asyncio.to_thread, provider.shutdown)
+    stack.push_async_callback(_bounded, provider.shutdown)
     return provider.get_tracer("weaver", settings.otel_service_version)
+
+
+async def _bounded(shutdown: Callable[[], None]) -> None:
+    """Shut down on a thread of its own, and leave it behind if the collector does not answer."""
+    loop, done = asyncio.get_running_loop(), asyncio.Event()
+
+    def run() -> None:
+        shutdown()
+        with suppress(RuntimeError):  # The loop is closed: nobody waits any more.
+            loop.call_soon_threadsafe(done.set)
+
+    threading.Thread(target=run, name="telemetry-shutdown", daemon=True).start()
+    with suppress(TimeoutError):
+        await asyncio.wait_for(done.wait(), EXPORT_TIMEOUT_S)
 
 
 def _exporter(endpoint: str) -> Any:  # noqa: ANN401 - an SDK type, imported when needed

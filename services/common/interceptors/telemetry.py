@@ -25,7 +25,7 @@ def outcome(context: Any, error: BaseException | None) -> str:  # noqa: ANN401 -
     if isinstance(error, asyncio.CancelledError):
         return "CANCELLED"
     code = context.code()
-    return _NAMES.get(code, "UNKNOWN") if isinstance(code, int) else str(code.name)
+    return code.name if isinstance(code, grpc.StatusCode) else _NAMES.get(code, "UNKNOWN")
 
 
 class Telemetry:
