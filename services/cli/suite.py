@@ -15,7 +15,7 @@ from services.cli import children, development, ports, probe, programs
 from services.cli.rundir import RunDirectory
 from services.cli.settings import EdgeSettings
 from services.cli.supervisor import Supervisor
-from services.common import certificates
+from services.common import certificates, logs
 from services.common.settings import load
 
 READY_WITHIN_S = 60.0
@@ -76,6 +76,7 @@ class Suite:
         added = development.defaults(os.environ, self.state, self.run.sockets)
         os.environ.update(added)
         self.edge = load(EdgeSettings)
+        logs.configure(self.edge, "weaver")
         certificates.ensure(self.edge)
         ready = asyncio.create_task(self._start_parts())
         failure = asyncio.create_task(self.supervisor.failure())

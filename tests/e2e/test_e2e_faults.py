@@ -54,7 +54,11 @@ async def test_anything_may_die(start_suite: Any) -> None:
         pid = suite.pids[name]
         os.kill(pid, signal.SIGKILL)
         await asyncio.sleep(0.05)
-        took = await whole(suite, 5.0)
+        try:
+            took = await whole(suite, 5.0)
+        except AssertionError:
+            print(name, '\n'.join(l for l in suite.log.read_text().splitlines() if '"event":"rpc' not in l)[-9000:], statuses[-20:])
+            raise
         assert suite.pids[name] != pid
         print(f"{name}: whole again after {took:.2f} s")
     stop.set()
