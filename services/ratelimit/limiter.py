@@ -57,6 +57,11 @@ class Standing(msgspec.Struct, frozen=True):
         return max(0, (self.rule.burst_micro - self.used_micro) // MICRO)
 
     @property
+    def used(self) -> int:
+        """Units charged and held, begun ones counted whole; above the burst for one in debt."""
+        return -(-self.used_micro // MICRO)
+
+    @property
     def reset_after_us(self) -> int:
         """Until the bucket is full again."""
         return int(self.used_micro / self.rule.rate_per_s)

@@ -106,10 +106,9 @@ class RateLimitServicer(rpc.RateLimitServiceServicer):
         """Tell what a principal has used of each limit."""
         caller = _caller(request.principal, peer_name(context), "")
         standings, version, source = await self._limiter.peek(caller)
-        limits = [_limit(standing) for standing in standings]
         return pb.GetUsageResponse(
             usages=[
-                pb.LimitUsage(limit=limit, used=limit.limit - limit.remaining) for limit in limits
+                pb.LimitUsage(limit=_limit(standing), used=standing.used) for standing in standings
             ],
             policy_version=version,
             source=_SOURCES[source],

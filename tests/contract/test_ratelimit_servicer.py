@@ -179,6 +179,28 @@ async def test_peeking_reads_without_charging(
     assert response.source == pb.SOURCE_STORE
 
 
+async def test_usage_shows_what_is_charged_and_held_and_debt(
+    stub: Stub, principal: identity_pb2.Principal
+) -> None:
+    request = reserve(principal, tokens=500)
+    await call(stub.Reserve, request, timeout_s=5)
+    response = await call(stub.GetUsage, pb.GetUsageRequest(principal=principal), timeout_s=5)
+    assert {one.limit.name: one.used for one in response.usages} == {
+        "requests": 1,
+        "tokens_per_minute": 500,
+    }
+    settlement = pb.SettleRequest(
+        reservation_id=request.reservation_id,
+        principal=principal,
+        usage=usage_pb2.Usage(output_tokens=900),
+    )
+    await call(stub.Settle, settlement, timeout_s=5)
+    response = await call(stub.GetUsage, pb.GetUsageRequest(principal=principal), timeout_s=5)
+    assert response.usages[0].limit.remaining == 0
+    assert 890 <= response.usages[0].used <= 900
+    assert (response.source, bool(response.policy_version)) == (pb.SOURCE_STORE, True)
+
+
 async def test_malformed_requests_name_the_field(
     stub: Stub, principal: identity_pb2.Principal
 ) -> None:

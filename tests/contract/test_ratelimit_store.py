@@ -254,12 +254,25 @@ async def test_a_rule_that_comes_and_goes_leaves_nothing_held(subject: Subject) 
     assert (await used(subject, TOKENS, caller))[1] == pytest.approx(5, abs=0.1)
 
 
-async def test_the_rule_that_refuses_longest_is_named(subject: Subject) -> None:
-    rules = (Rule("fast", Unit.REQUESTS, 10, 1), Rule("slow", Unit.REQUESTS, 1, 1))
+@pytest.mark.parametrize("longest", [0, 1])
+async def test_the_rule_that_refuses_longest_is_named(subject: Subject, longest: int) -> None:
+    rates = [10.0, 10.0]
+    rates[longest] = 1.0
+    rules = [Rule(f"rule_{index}", Unit.REQUESTS, rate, 1) for index, rate in enumerate(rates)]
     policy, caller = Policy.of(rules), new_caller()
     await apply(subject, policy, reserve(caller, policy))
     outcome = await apply(subject, policy, reserve(caller, policy))
-    assert (outcome.status, outcome.refused) == (Status.REFUSED, 1)
+    assert (outcome.status, outcome.refused) == (Status.REFUSED, longest)
+
+
+async def test_a_rule_that_is_gone_still_gets_what_expires(subject: Subject) -> None:
+    without, caller = Policy.from_limits(rps=1000, burst=1000), new_caller()
+    await apply(subject, TOKENS, reserve(caller, TOKENS, tokens=60, ttl_us=20_000))
+    await subject.wait(0.03)
+    live = reserve(caller, without)
+    assert (await apply(subject, without, live)).status is Status.DONE
+    level = (await used(subject, TOKENS, caller))[1]
+    assert 59 < level < 60
 
 
 async def test_a_refusal_charges_no_rule(subject: Subject) -> None:

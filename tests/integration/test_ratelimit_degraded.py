@@ -129,3 +129,16 @@ async def test_allow_admits_while_the_store_is_down(suite: Suite, valkey: Valkey
     for _ in range(10):
         decision = await suite.reserve()
         assert (decision.verdict, decision.source) == (pb.VERDICT_ADMITTED, pb.SOURCE_NONE)
+
+
+async def test_it_starts_without_store_and_without_audit_service(tmp_path: Path) -> None:
+    settings = load(
+        RatelimitSettings,
+        redis_unix_socket=tmp_path / "none.sock",
+        audit_address="127.0.0.1:1",
+        mtls_enabled=False,
+    )
+    async with AsyncExitStack() as stack:
+        suite = Suite(await build(settings, stack), AuditLog())  # type: ignore[abstract] # unused
+        assert not suite.store_up
+        assert (await suite.reserve()).source == pb.SOURCE_LOCAL

@@ -228,6 +228,22 @@ async def test_a_store_that_takes_no_writes_is_down(
     await watch.until(up=True, within_s=2)
 
 
+async def test_a_replica_at_the_start_is_down_until_it_takes_writes(
+    stack: AsyncExitStack, valkey: Valkey
+) -> None:
+    connection = await admin(stack, valkey)
+    await connection.exchange([("REPLICAOF", "127.0.0.1", "1")])
+    _, watch = await open_store(stack, Address(unix_socket=valkey.socket))
+    assert (watch.up, "READONLY" in watch.detail) == (False, True)
+    await connection.exchange([("REPLICAOF", "NO", "ONE")])
+    await watch.until(up=True, within_s=2)
+
+
+async def test_a_store_that_was_never_started_can_be_closed(tmp_path: Path) -> None:
+    where = Address(unix_socket=tmp_path / "none.sock")
+    await RedisStore(where, timeout_s=TIMEOUT_S, on_change=Watch().changed).close()
+
+
 async def test_a_wrong_password_is_down_and_never_shown(
     stack: AsyncExitStack, tmp_path: Path
 ) -> None:
