@@ -8,7 +8,6 @@ import asyncio
 import json
 from collections.abc import (
     AsyncGenerator,
-    AsyncIterator,
     Awaitable,
     Callable,
     Iterable,
@@ -152,7 +151,7 @@ async def stream(
     *,
     metadata: Metadata = (),
     timeout_s: float | None = None,
-) -> AsyncIterator[Any]:
+) -> AsyncGenerator[Any, None]:
     """Make a call with a stream of responses; closing the iterator cancels the call.
 
     Use it within `contextlib.aclosing`, so that leaving the loop early cancels at once.

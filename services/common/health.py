@@ -6,7 +6,7 @@ degraded way stays serving, and only it knows when it does not.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, Iterable
 from typing import Any, cast
 
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -113,7 +113,7 @@ class HealthServicer(health_pb2_grpc.HealthServicer):
         self,
         request: health_pb2.HealthCheckRequest,
         context: object,  # noqa: ARG002 - gRPC's signature
-    ) -> AsyncIterator[health_pb2.HealthCheckResponse]:
+    ) -> AsyncGenerator[health_pb2.HealthCheckResponse, None]:
         """Yield the state of one name now and at each change, until the service drains."""
         last: int | None = None
         while True:

@@ -46,7 +46,9 @@ class CommonSettings(BaseSettings):
         description="Where keys, certificates and the audit log lie when no path is set.",
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
-        "INFO", validation_alias="LOG_LEVEL", description="The least severe log line to write."
+        default="INFO",
+        validation_alias="LOG_LEVEL",
+        description="The least severe log line to write.",
     )
     telemetry_enabled: bool = Field(
         default=False,
@@ -64,7 +66,7 @@ class CommonSettings(BaseSettings):
         description="`service.namespace`, and the prefix of each `service.name`.",
     )
     otel_service_version: str = Field(
-        "0.1.0", validation_alias="OTEL_SERVICE_VERSION", description="`service.version`."
+        default="0.1.0", validation_alias="OTEL_SERVICE_VERSION", description="`service.version`."
     )
     mtls_enabled: bool = Field(
         default=True,

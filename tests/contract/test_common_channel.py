@@ -3,6 +3,7 @@
 import asyncio
 import datetime as dt
 import json
+import ssl
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
@@ -12,8 +13,6 @@ from typing import Any
 import grpc
 import pytest
 from cryptography import x509
-from weaver.ratelimit.v1 import ratelimit_service_pb2 as pb
-from weaver.ratelimit.v1 import ratelimit_service_pb2_grpc
 
 from services.common import certificates, renewing_channel
 from services.common.channel import call, open_channel, service_config
@@ -21,6 +20,8 @@ from services.common.errors import Unavailable
 from services.common.server import Listener, ServerHandle, start_server
 from services.common.settings import CommonSettings
 from tests.fakes.limits import PEEK, ScriptedLimits, component
+from weaver.ratelimit.v1 import ratelimit_service_pb2 as pb
+from weaver.ratelimit.v1 import ratelimit_service_pb2_grpc
 
 REQUEST = pb.PeekRequest()
 
@@ -65,7 +66,9 @@ async def eventually(attempt: Callable[[], Any], within_s: float) -> float:
             return time.monotonic() - start
 
 
-async def test_a_neighbour_that_comes_back_is_found_within_two_seconds(settings, stack):
+async def test_a_neighbour_that_comes_back_is_found_within_two_seconds(
+    settings: CommonSettings, stack: AsyncExitStack
+) -> None:
     limits = ScriptedLimits()
     handle = await serve(settings, stack, limits, "127.0.0.1:0")
     address = handle.addresses[0]
@@ -79,7 +82,9 @@ async def test_a_neighbour_that_comes_back_is_found_within_two_seconds(settings,
     await eventually(lambda: call(stub.Peek, REQUEST, timeout_s=1), within_s=2)
 
 
-async def test_what_may_be_repeated_is_repeated_and_nothing_else(settings, stack):
+async def test_what_may_be_repeated_is_repeated_and_nothing_else(
+    settings: CommonSettings, stack: AsyncExitStack
+) -> None:
     limits = ScriptedLimits()
     attempts = 0
 
@@ -101,7 +106,7 @@ async def test_what_may_be_repeated_is_repeated_and_nothing_else(settings, stack
     assert attempts == 3
 
 
-def test_the_service_config_names_methods_and_spreads_over_addresses():
+def test_the_service_config_names_methods_and_spreads_over_addresses() -> None:
     config = json.loads(service_config([PEEK]))
     assert config["loadBalancingConfig"] == [{"round_robin": {}}]
     (method,) = config["methodConfig"]
@@ -110,14 +115,18 @@ def test_the_service_config_names_methods_and_spreads_over_addresses():
     assert "methodConfig" not in json.loads(service_config([]))
 
 
-async def test_a_name_with_several_addresses_is_resolved(settings, stack):
+async def test_a_name_with_several_addresses_is_resolved(
+    settings: CommonSettings, stack: AsyncExitStack
+) -> None:
     limits = ScriptedLimits()
     handle = await serve(settings, stack, limits, "127.0.0.1:0")
     _, stub = connect(settings, stack, f"dns:///localhost:{handle.ports[0]}")
     await call(stub.Peek, REQUEST, timeout_s=5)
 
 
-async def test_renewed_certificates_are_taken_up_by_both_ends(settings, stack, monkeypatch):
+async def test_renewed_certificates_are_taken_up_by_both_ends(
+    settings: CommonSettings, stack: AsyncExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(renewing_channel, "LOOK_S", 0.0)
     limits = ScriptedLimits()
     serials: list[int] = []
@@ -138,10 +147,8 @@ async def test_renewed_certificates_are_taken_up_by_both_ends(settings, stack, m
     await asyncio.wait_for(started.wait(), 5)
 
     later = dt.datetime.now(dt.UTC) + dt.timedelta(days=70)
-    before = served_serial(handle.ports[0], settings)
-    real = certificates._builder
+    before = served_serial(handle.ports[0])
     monkeypatch.setattr(certificates, "_CLOCK_SKEW", dt.timedelta(days=71))
-    assert real is certificates._builder
     assert "gateway" in certificates.ensure(settings, now=later)
 
     await call(stub.Peek, REQUEST, timeout_s=5)
@@ -150,18 +157,18 @@ async def test_renewed_certificates_are_taken_up_by_both_ends(settings, stack, m
     assert serials[0] != serials[1]
     ours = x509.load_pem_x509_certificate((settings.tls_path / "gateway.pem").read_bytes())
     assert serials[1] == ours.serial_number
-    assert served_serial(handle.ports[0], settings) != before
+    assert served_serial(handle.ports[0]) != before
 
 
-def served_serial(port: int, settings: CommonSettings) -> int:
+def served_serial(port: int) -> int:
     """Return the serial number of the certificate that a handshake shows."""
-    import ssl  # noqa: PLC0415 - beside its use
-
     pem = ssl.get_server_certificate(("127.0.0.1", port))
     return x509.load_pem_x509_certificate(pem.encode()).serial_number
 
 
-async def test_closing_a_channel_breaks_off_its_calls(settings, stack):
+async def test_closing_a_channel_breaks_off_its_calls(
+    settings: CommonSettings, stack: AsyncExitStack
+) -> None:
     limits = ScriptedLimits()
     started = asyncio.Event()
 
@@ -180,7 +187,7 @@ async def test_closing_a_channel_breaks_off_its_calls(settings, stack):
     assert caught.value.reason == "CANCELLED"
 
 
-async def test_a_channel_reports_its_state(settings, stack):
+async def test_a_channel_reports_its_state(settings: CommonSettings, stack: AsyncExitStack) -> None:
     handle = await serve(settings, stack, ScriptedLimits(), "127.0.0.1:0")
     channel = open_channel(handle.addresses[0], settings, own="gateway", peer="ratelimit")
     async with channel:
@@ -191,9 +198,10 @@ async def test_a_channel_reports_its_state(settings, stack):
     assert channel.get_state() is grpc.ChannelConnectivity.SHUTDOWN
 
 
-async def test_streams_of_requests_pass(settings, stack):
+async def test_streams_of_requests_pass(settings: CommonSettings, stack: AsyncExitStack) -> None:
     handle = await serve(settings, stack, ScriptedLimits(), "127.0.0.1:0")
     channel, _ = connect(settings, stack, handle.addresses[0])
+    method: Any = channel.stream_unary("/no.Service/Method")
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await channel.stream_unary("/no.Service/Method")(iter([b""]))
+        await method(iter([b""]))
     assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED

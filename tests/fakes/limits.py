@@ -6,13 +6,13 @@ from functools import partial
 from typing import Any
 
 from prometheus_client import CollectorRegistry
-from weaver.model.v1 import model_service_pb2, model_service_pb2_grpc
-from weaver.ratelimit.v1 import ratelimit_service_pb2 as pb
-from weaver.ratelimit.v1 import ratelimit_service_pb2_grpc
 
 from services.common.component import Component
 from services.common.health import Health
 from services.common.peer import peer_name
+from weaver.model.v1 import model_service_pb2, model_service_pb2_grpc
+from weaver.ratelimit.v1 import ratelimit_service_pb2 as pb
+from weaver.ratelimit.v1 import ratelimit_service_pb2_grpc
 
 RATELIMIT = "weaver.ratelimit.v1.RateLimitService"
 MODEL = "weaver.model.v1.ModelService"
@@ -25,7 +25,12 @@ async def peek_response(request: object, context: object) -> pb.PeekResponse:
     return pb.PeekResponse()
 
 
-class ScriptedLimits(ratelimit_service_pb2_grpc.RateLimitServiceServicer):
+# Left without the other methods on purpose; the stubs' types call such a class abstract.
+_Limits: Any = ratelimit_service_pb2_grpc.RateLimitServiceServicer
+_Model: Any = model_service_pb2_grpc.ModelServiceServicer
+
+
+class ScriptedLimits(_Limits):  # type: ignore[misc]  # see above
     """Answers `Peek` as the test says, and remembers who asked."""
 
     def __init__(self) -> None:
@@ -34,7 +39,9 @@ class ScriptedLimits(ratelimit_service_pb2_grpc.RateLimitServiceServicer):
         self.metadata: list[dict[str, str | bytes]] = []
         self.cancelled = asyncio.Event()
 
-    async def Peek(self, request: pb.PeekRequest, context: Any) -> pb.PeekResponse:
+    async def Peek(  # noqa: N802 - gRPC's name
+        self, request: pb.PeekRequest, context: Any
+    ) -> pb.PeekResponse:
         self.peers.append(peer_name(context))
         self.metadata.append(dict(context.invocation_metadata()))
         try:
@@ -45,7 +52,7 @@ class ScriptedLimits(ratelimit_service_pb2_grpc.RateLimitServiceServicer):
         return response
 
 
-class ScriptedModel(model_service_pb2_grpc.ModelServiceServicer):
+class ScriptedModel(_Model):  # type: ignore[misc]  # see above
     """Streams numbered chunks, then does what the test says."""
 
     def __init__(self) -> None:
@@ -53,7 +60,7 @@ class ScriptedModel(model_service_pb2_grpc.ModelServiceServicer):
         self.end: Callable[[], Awaitable[None]] = partial(asyncio.sleep, 0)
         self.closed = asyncio.Event()
 
-    async def GenerateStream(
+    async def GenerateStream(  # noqa: N802 - gRPC's name
         self, request: model_service_pb2.GenerateStreamRequest, context: Any
     ) -> AsyncIterator[model_service_pb2.GenerateStreamResponse]:
         try:

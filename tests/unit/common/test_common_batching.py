@@ -17,7 +17,9 @@ from services.common.errors import Internal, ResourceExhausted
     bad=st.sets(st.integers(0, 60)),
     broken=st.sets(st.integers(0, 60)),
 )
-def test_each_caller_gets_its_own_result_in_order(sizes, max_batch, bad, broken):
+def test_each_caller_gets_its_own_result_in_order(
+    sizes: list[int], max_batch: int, bad: set[int], broken: set[int]
+) -> None:
     async def run() -> None:
         seen: list[int] = []
 
@@ -30,7 +32,7 @@ def test_each_caller_gets_its_own_result_in_order(sizes, max_batch, bad, broken)
             return [KeyError(item) if item in bad else -item for item in items]
 
         batcher: Batcher[int, int] = Batcher(send, max_batch=max_batch)
-        futures = []
+        futures: list[asyncio.Future[int]] = []
         for size in sizes:
             futures += [batcher.enqueue(len(futures) + step) for step in range(size)]
             await asyncio.sleep(0)
@@ -50,7 +52,7 @@ def test_each_caller_gets_its_own_result_in_order(sizes, max_batch, bad, broken)
     asyncio.run(run())
 
 
-async def test_what_gathers_while_a_batch_is_under_way_leaves_together():
+async def test_what_gathers_while_a_batch_is_under_way_leaves_together() -> None:
     batches: list[list[int]] = []
     gate = asyncio.Event()
 
@@ -70,7 +72,7 @@ async def test_what_gathers_while_a_batch_is_under_way_leaves_together():
     assert batches == [[0], [1, 2, 3]]
 
 
-async def test_a_full_queue_refuses():
+async def test_a_full_queue_refuses() -> None:
     gate = asyncio.Event()
 
     async def send(items: Sequence[int]) -> list[int]:
@@ -89,7 +91,7 @@ async def test_a_full_queue_refuses():
     assert await asyncio.gather(first, *waiting) == [0, 1, 2]
 
 
-async def test_a_caller_that_leaves_does_not_take_its_item_along():
+async def test_a_caller_that_leaves_does_not_take_its_item_along() -> None:
     sent: list[int] = []
     gate = asyncio.Event()
 
@@ -109,7 +111,7 @@ async def test_a_caller_that_leaves_does_not_take_its_item_along():
     assert sent == [1]
 
 
-async def test_a_wrong_number_of_results_fails_the_batch():
+async def test_a_wrong_number_of_results_fails_the_batch() -> None:
     async def send(items: Sequence[int]) -> list[int]:
         return [0]
 
@@ -118,7 +120,7 @@ async def test_a_wrong_number_of_results_fails_the_batch():
     assert [type(result) for result in results] == [Internal, Internal]
 
 
-async def test_callers_of_a_cancelled_batch_do_not_hang():
+async def test_callers_of_a_cancelled_batch_do_not_hang() -> None:
     async def send(items: Sequence[int]) -> list[int]:
         raise asyncio.CancelledError
 
@@ -127,7 +129,7 @@ async def test_callers_of_a_cancelled_batch_do_not_hang():
         await batcher.submit(1)
 
 
-async def test_several_batches_can_be_under_way():
+async def test_several_batches_can_be_under_way() -> None:
     under_way = 0
     most = 0
 

@@ -24,21 +24,21 @@ async def health() -> Health:
     return Health()
 
 
-async def test_a_service_does_not_serve_before_it_says_so(health):
+async def test_a_service_does_not_serve_before_it_says_so(health: Health) -> None:
     assert not health.serving
     assert health.snapshot() == {"": (False, "starting")}
     health.set("", True)
     assert health.serving
 
 
-async def test_a_dependency_that_is_down_does_not_stop_the_service(health):
+async def test_a_dependency_that_is_down_does_not_stop_the_service(health: Health) -> None:
     health.set("", True)
     health.set("store", False, "connection refused")
     assert health.serving
     assert health.snapshot()["store"] == (False, "connection refused")
 
 
-async def test_draining_cannot_be_undone(health):
+async def test_draining_cannot_be_undone(health: Health) -> None:
     health.set("", True)
     health.drain()
     health.set("", True, "again")
@@ -46,7 +46,7 @@ async def test_draining_cannot_be_undone(health):
     assert health.snapshot()[""] == (False, "draining")
 
 
-async def test_check_knows_the_service_by_each_of_its_names(health):
+async def test_check_knows_the_service_by_each_of_its_names(health: Health) -> None:
     servicer = HealthServicer(health, [NAME])
     health.set("", True)
     health.set("disk", False)
@@ -57,7 +57,7 @@ async def test_check_knows_the_service_by_each_of_its_names(health):
         await servicer.Check(request("other"), None)
 
 
-async def test_list_holds_every_name(health):
+async def test_list_holds_every_name(health: Health) -> None:
     health.set("disk", True)
     response = await HealthServicer(health, [NAME]).List(None, None)
     assert {name: state.status for name, state in response.statuses.items()} == {
@@ -67,7 +67,7 @@ async def test_list_holds_every_name(health):
     }
 
 
-async def test_watch_follows_changes_and_ends_with_the_drain(health):
+async def test_watch_follows_changes_and_ends_with_the_drain(health: Health) -> None:
     async with aclosing(HealthServicer(health, [NAME]).Watch(request("disk"), None)) as states:
         assert (await anext(states)).status == UNKNOWN
         health.set("disk", True)
@@ -86,7 +86,7 @@ async def test_watch_follows_changes_and_ends_with_the_drain(health):
             await anext(states)
 
 
-async def test_a_change_while_nobody_looks_is_not_lost(health):
+async def test_a_change_while_nobody_looks_is_not_lost(health: Health) -> None:
     async with aclosing(HealthServicer(health, [NAME]).Watch(request(NAME), None)) as states:
         assert (await anext(states)).status == NOT_SERVING
         health.set("", True)

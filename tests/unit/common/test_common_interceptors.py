@@ -69,7 +69,7 @@ def raising(error: BaseException) -> Behaviour:
     return behaviour
 
 
-async def test_an_error_becomes_a_status_and_keeps_the_servicers_trailers():
+async def test_an_error_becomes_a_status_and_keeps_the_servicers_trailers() -> None:
     context = Context()
     logs.request_id.set("request-1")
     with pytest.raises(grpc.aio.AbortError):
@@ -80,7 +80,7 @@ async def test_an_error_becomes_a_status_and_keeps_the_servicers_trailers():
     assert b"request-1" in context.trailers[1][1]
 
 
-async def test_a_defect_is_hidden_from_the_caller():
+async def test_a_defect_is_hidden_from_the_caller() -> None:
     context = Context()
     context.trailers = None
     with pytest.raises(grpc.aio.AbortError):
@@ -90,26 +90,26 @@ async def test_a_defect_is_hidden_from_the_caller():
 
 
 @pytest.mark.parametrize("error", [asyncio.CancelledError(), grpc.aio.AbortError()])
-async def test_cancelling_and_aborting_pass(error):
+async def test_cancelling_and_aborting_pass(error: BaseException) -> None:
     context = Context()
     with pytest.raises(type(error)):
         await Errors().wrap(METHOD, raising(error))(None, context)
     assert context.details == ""
 
 
-async def test_a_call_that_goes_well_passes():
+async def test_a_call_that_goes_well_passes() -> None:
     for interceptor in (Errors(), Deadline(1), AccessLog(), Peer(None)):
         assert await interceptor.wrap(METHOD, fine)(None, Context(time_remaining=None)) == "fine"
 
 
-async def test_a_call_without_a_deadline_gets_one():
+async def test_a_call_without_a_deadline_gets_one() -> None:
     with pytest.raises(DeadlineExceeded):
         await Deadline(0.01).wrap(METHOD, lambda *_: asyncio.sleep(60))(
             None, Context(time_remaining=None)
         )
 
 
-async def test_a_callers_own_deadline_is_left_to_grpc():
+async def test_a_callers_own_deadline_is_left_to_grpc() -> None:
     async def slow(request: Any, context: Any) -> str:
         await asyncio.sleep(0.02)
         return "fine"
@@ -117,12 +117,12 @@ async def test_a_callers_own_deadline_is_left_to_grpc():
     assert await Deadline(0.001).wrap(METHOD, slow)(None, Context(time_remaining=5)) == "fine"
 
 
-async def test_a_time_out_of_the_servicer_is_not_ours():
+async def test_a_time_out_of_the_servicer_is_not_ours() -> None:
     with pytest.raises(TimeoutError):
         await Deadline(5).wrap(METHOD, raising(TimeoutError()))(None, Context(time_remaining=None))
 
 
-def test_a_stream_gets_no_deadline():
+def test_a_stream_gets_no_deadline() -> None:
     assert Deadline(1).wrap(Method("/s/M", streaming=True), fine) is fine
 
 
@@ -137,7 +137,7 @@ def test_a_stream_gets_no_deadline():
         ((b"spiffe://weaver/gateway", b"https://x"), "gateway"),
     ],
 )
-def test_a_peer_is_named_by_exactly_one_uri(uris, name):
+def test_a_peer_is_named_by_exactly_one_uri(uris: tuple[bytes, ...], name: str) -> None:
     assert peer.name_from_certificate({"peer_uri": uris}) == name
 
 
@@ -149,23 +149,23 @@ def test_a_peer_is_named_by_exactly_one_uri(uris, name):
         ((), ""),
     ],
 )
-def test_without_mutual_tls_the_peer_names_itself(metadata, name):
+def test_without_mutual_tls_the_peer_names_itself(metadata: Any, name: str) -> None:
     assert peer.name_from_metadata(metadata) == name
 
 
-async def test_a_peer_that_is_not_on_the_list_is_refused():
+async def test_a_peer_that_is_not_on_the_list_is_refused() -> None:
     with pytest.raises(PermissionDenied) as caught:
         await Peer(["model"]).wrap(METHOD, fine)(None, Context())
     assert caught.value.reason == "PEER_NOT_ALLOWED"
     assert "model" not in caught.value.message
 
 
-async def test_health_answers_any_peer():
+async def test_health_answers_any_peer() -> None:
     method = Method(f"/{HEALTH}/Check", streaming=False)
     assert await Peer(["model"]).wrap(method, fine)(None, Context()) == "fine"
 
 
-async def test_the_name_of_the_peer_reaches_the_servicer():
+async def test_the_name_of_the_peer_reaches_the_servicer() -> None:
     async def who(request: Any, context: Any) -> str:
         return peer.peer_name(context)
 
@@ -176,7 +176,7 @@ async def test_the_name_of_the_peer_reaches_the_servicer():
     assert await claimed(None, Context(metadata)) == "audit"
 
 
-def test_without_the_interceptor_the_certificate_is_asked():
+def test_without_the_interceptor_the_certificate_is_asked() -> None:
     peer.current.set(None)
     assert peer.peer_name(Context()) == "gateway"
 
@@ -194,7 +194,9 @@ def test_without_the_interceptor_the_certificate_is_asked():
         ((), True, None, None),
     ],
 )
-async def test_a_call_is_tied_to_its_request_and_trace(metadata, trusted, request_id, trace_id):
+async def test_a_call_is_tied_to_its_request_and_trace(
+    metadata: Any, trusted: bool, request_id: str, trace_id: str | None
+) -> None:
     async def look(request: Any, context: Any) -> tuple[str, str, str]:
         return logs.service.get(), logs.request_id.get(), logs.trace_id.get()
 
@@ -205,7 +207,7 @@ async def test_a_call_is_tied_to_its_request_and_trace(metadata, trusted, reques
     assert len(trace) == 32 if trace_id is None else trace == trace_id
 
 
-async def test_calls_are_counted_by_method_and_code():
+async def test_calls_are_counted_by_method_and_code() -> None:
     registry = CollectorRegistry()
     telemetry = Telemetry(CallMetrics(registry), "audit", trusted=True)
     await telemetry.wrap(METHOD, fine)(None, Context())
@@ -230,7 +232,7 @@ async def test_calls_are_counted_by_method_and_code():
 @pytest.mark.parametrize(
     ("seconds", "bound"), [(0.0005, "0.001"), (0.001, "0.001"), (0.0011, "0.0025"), (500, "+Inf")]
 )
-def test_a_time_falls_into_the_first_bucket_that_holds_it(seconds, bound):
+def test_a_time_falls_into_the_first_bucket_that_holds_it(seconds: float, bound: str) -> None:
     registry = CollectorRegistry()
     CallMetrics(registry).of("/s/M").observe("OK", seconds)
     samples = [
@@ -244,16 +246,21 @@ def test_a_time_falls_into_the_first_bucket_that_holds_it(seconds, bound):
 
 @pytest.mark.parametrize(
     ("code", "name"),
-    [(5, "NOT_FOUND"), (grpc.StatusCode.NOT_FOUND, "NOT_FOUND"), (99, "UNKNOWN")],
+    [
+        (5, "NOT_FOUND"),
+        (grpc.StatusCode.NOT_FOUND, "NOT_FOUND"),
+        (99, "UNKNOWN"),
+        (None, "UNKNOWN"),
+    ],
 )
-def test_the_outcome_is_the_code_of_the_call(code, name):
+def test_the_outcome_is_the_code_of_the_call(code: Any, name: str) -> None:
     context = Context()
     context.status = code
     assert outcome(context, ValueError()) == name
 
 
 @pytest.fixture
-def written(monkeypatch) -> list[tuple[str, dict[str, Any]]]:
+def written(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, Any]]]:
     lines: list[tuple[str, dict[str, Any]]] = []
 
     def line(level: str, event: str, **fields: Any) -> None:
@@ -265,7 +272,7 @@ def written(monkeypatch) -> list[tuple[str, dict[str, Any]]]:
     return lines
 
 
-async def test_a_call_leaves_one_line(written):
+async def test_a_call_leaves_one_line(written: list[tuple[str, dict[str, Any]]]) -> None:
     peer.current.set("gateway")
     await AccessLog().wrap(METHOD, fine)(None, Context())
     ((level, fields),) = written
@@ -274,24 +281,26 @@ async def test_a_call_leaves_one_line(written):
     assert fields == {"method": METHOD.path, "code": "OK", "peer": "gateway"}
 
 
-async def test_a_call_that_fails_leaves_its_code(written):
+async def test_a_call_that_fails_leaves_its_code(written: list[tuple[str, dict[str, Any]]]) -> None:
     behaviour = Errors().wrap(METHOD, raising(NotFound("no")))
     with pytest.raises(grpc.aio.AbortError):
         await AccessLog().wrap(METHOD, behaviour)(None, Context())
     assert written[0][1]["code"] == "NOT_FOUND"
 
 
-async def test_health_checks_are_logged_for_debugging_alone(written):
+async def test_health_checks_are_logged_for_debugging_alone(
+    written: list[tuple[str, dict[str, Any]]],
+) -> None:
     await AccessLog().wrap(Method(f"/{HEALTH}/Check", streaming=False), fine)(None, Context())
     assert written[0][0] == "debug"
 
 
-def test_a_line_that_nobody_wants_costs_nothing(monkeypatch):
+def test_a_line_that_nobody_wants_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logs, "enabled", lambda _: False)
     assert AccessLog().wrap(METHOD, fine) is fine
 
 
-class Details:
+class Details(grpc.HandlerCallDetails):
     """What gRPC says of a call before it has a context."""
 
     def __init__(self, method: str) -> None:
@@ -323,11 +332,11 @@ def find(handler: Any) -> Callable[[Any], Any]:
     return continuation
 
 
-async def test_the_chain_wraps_a_method_once_outermost_first():
+async def test_the_chain_wraps_a_method_once_outermost_first() -> None:
     passed: list[str] = []
     outer, inner = Marking("outer", passed), Marking("inner", passed)
     chain = Chain([outer, inner])
-    handler = grpc.unary_unary_rpc_method_handler(fine)
+    handler: Any = grpc.unary_unary_rpc_method_handler(fine)
     first = await chain.intercept_service(find(handler), Details(METHOD.path))
     again = await chain.intercept_service(find(None), Details(METHOD.path))
     assert first is again
@@ -336,12 +345,12 @@ async def test_the_chain_wraps_a_method_once_outermost_first():
     assert outer.wrapped == [METHOD]
 
 
-async def test_the_chain_leaves_what_is_not_served_to_grpc():
+async def test_the_chain_leaves_what_is_not_served_to_grpc() -> None:
     chain = Chain([])
     assert await chain.intercept_service(find(None), Details("/no/Method")) is None
 
 
-async def test_a_stream_is_written_and_closed_within_its_call():
+async def test_a_stream_is_written_and_closed_within_its_call() -> None:
     closed: list[bool] = []
 
     async def numbers(request: Any, context: Any) -> Any:
@@ -354,23 +363,23 @@ async def test_a_stream_is_written_and_closed_within_its_call():
     async def full(message: Any) -> None:
         raise asyncio.CancelledError
 
-    handler = grpc.unary_stream_rpc_method_handler(numbers)
+    handler: Any = grpc.unary_stream_rpc_method_handler(numbers)
     wrapped = await Chain([]).intercept_service(find(handler), Details("/s/M"))
     context = Context()
     await wrapped.unary_stream(None, context)
     assert context.written == [1, 2]
-    context.write = full
+    context.write = full  # type: ignore[method-assign]  # breaks off in mid-stream
     with pytest.raises(asyncio.CancelledError):
         await wrapped.unary_stream(None, context)
     assert closed == [True, True]
 
 
-def test_identifiers_are_hexadecimal_and_differ():
+def test_identifiers_are_hexadecimal_and_differ() -> None:
     assert len(hex128()) == 32
     assert len(hex64()) == 16
     assert len({hex64() for _ in range(1000)}) == 1000
     assert int(hex128(), 16)
 
 
-def test_a_method_knows_its_service():
+def test_a_method_knows_its_service() -> None:
     assert METHOD.service == "weaver.audit.v1.AuditService"

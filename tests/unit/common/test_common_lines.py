@@ -29,17 +29,17 @@ def render(event: dict[str, object]) -> bytes:
 
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(5):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 - the writer has no event to wait for
             await asyncio.sleep(0.001)
 
 
-def test_without_a_loop_a_line_goes_out_at_once():
+def test_without_a_loop_a_line_goes_out_at_once() -> None:
     sink = Sink()
     LineWriter(sink, render).later(b"a")
     assert sink.writes == [b"a\n"]
 
 
-async def test_within_a_loop_lines_wait_for_each_other():
+async def test_within_a_loop_lines_wait_for_each_other() -> None:
     sink = Sink()
     writer = LineWriter(sink, render)
     writer.later(b"a")
@@ -51,7 +51,7 @@ async def test_within_a_loop_lines_wait_for_each_other():
     await until(lambda: len(sink.writes) == 2)
 
 
-async def test_an_urgent_line_takes_those_before_it_along():
+async def test_an_urgent_line_takes_those_before_it_along() -> None:
     sink = Sink()
     writer = LineWriter(sink, render)
     writer.later(b"a")
@@ -59,7 +59,7 @@ async def test_an_urgent_line_takes_those_before_it_along():
     assert sink.writes == [b"a\nb\n"]
 
 
-async def test_many_lines_do_not_wait():
+async def test_many_lines_do_not_wait() -> None:
     sink = Sink()
     writer = LineWriter(sink, render)
     for _ in range(512):
@@ -67,7 +67,7 @@ async def test_many_lines_do_not_wait():
     assert len(sink.writes) == 1
 
 
-def test_a_reader_that_is_gone_breaks_nothing():
+def test_a_reader_that_is_gone_breaks_nothing() -> None:
     writer = LineWriter(Sink(BrokenPipeError), render)
     writer.now(b"a")
     writer.flush()

@@ -1,8 +1,13 @@
 """The table between errors and statuses, both ways."""
 
+from typing import Any
+
 import grpc
 import pytest
-from google.rpc import error_details_pb2, status_pb2
+from google.rpc import (  # type: ignore[import-untyped]  # ships without types
+    error_details_pb2,
+    status_pb2,
+)
 from grpc.aio import AioRpcError, Metadata
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,10 +24,10 @@ from services.common.status import (
 
 KINDS = [kind for kind in TABLE if kind is not errors.Internal]
 ASCII = st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=40)
-TEXT = st.text(st.characters(exclude_categories=("Cs",)), max_size=40)
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 
 
-def rpc_error(code: grpc.StatusCode, message: str = "", trailers: object = ()) -> AioRpcError:
+def rpc_error(code: grpc.StatusCode, message: str = "", trailers: Any = ()) -> AioRpcError:
     return AioRpcError(code, Metadata(), Metadata(*trailers), message)
 
 
@@ -35,29 +40,26 @@ def details_of(error: BaseException, request_id: str = "request-1") -> status_pb
     return status_pb2.Status.FromString(dict(trailers)[DETAILS_KEY])
 
 
-def unpacked(error: BaseException, kind: type) -> object:
+def unpacked(error: BaseException, kind: Any) -> Any:
     found = kind()
     return next((found for any_ in details_of(error).details if any_.Unpack(found)), None)
 
 
-@given(
-    kind=st.sampled_from(KINDS),
-    message=st.text(st.characters(exclude_categories=("Cs",)), max_size=400),
-    reason=st.from_regex(r"[A-Z][A-Z_]{0,40}", fullmatch=True),
-    retry_after_s=st.none() | st.integers(0, 10**9).map(lambda ms: ms / 1000),
-    violations=st.lists(st.builds(errors.FieldViolation, ASCII, TEXT), max_size=4),
-    metadata=st.dictionaries(ASCII.filter(bool), TEXT, max_size=4),
-)
-def test_an_error_survives_the_wire(kind, message, reason, retry_after_s, violations, metadata):
-    sent = kind(
-        message,
-        reason=reason,
-        retry_after_s=retry_after_s,
-        violations=tuple(violations),
-        metadata=metadata,
+@st.composite
+def sent_errors(draw: st.DrawFn) -> errors.WeaverError:
+    return draw(st.sampled_from(KINDS))(
+        draw(st.text(st.characters(exclude_categories=["Cs"]), max_size=400)),
+        reason=draw(st.from_regex(r"[A-Z][A-Z_]{0,40}", fullmatch=True)),
+        retry_after_s=draw(st.none() | st.integers(0, 10**9).map(lambda ms: ms / 1000)),
+        violations=tuple(draw(st.lists(st.builds(errors.FieldViolation, ASCII, TEXT), max_size=4))),
+        metadata=draw(st.dictionaries(ASCII.filter(bool), TEXT, max_size=4)),
     )
+
+
+@given(sent_errors())
+def test_an_error_survives_the_wire(sent: errors.WeaverError) -> None:
     received = round_trip(sent)
-    assert type(received) is kind
+    assert type(received) is type(sent)
     assert received.message == sent.message
     assert received.reason == sent.reason
     assert received.retry_after_s == sent.retry_after_s
@@ -70,7 +72,9 @@ def test_an_error_survives_the_wire(kind, message, reason, retry_after_s, violat
     values=st.lists(st.text(max_size=5_000), max_size=30),
     request_id=st.text(max_size=300),
 )
-def test_whatever_an_error_holds_the_status_fits_into_metadata(message, values, request_id):
+def test_whatever_an_error_holds_the_status_fits_into_metadata(
+    message: str, values: list[str], request_id: str
+) -> None:
     error = errors.InvalidArgument(
         message,
         metadata={f"quota{index or ''}": value for index, value in enumerate(values)},
@@ -79,10 +83,10 @@ def test_whatever_an_error_holds_the_status_fits_into_metadata(message, values, 
     _, text, trailers = to_status(error, request_id)
     assert len(text) <= 400
     assert all(" " <= char <= "~" for char in text)
-    assert len(trailers[0][1]) < 4096
+    assert len(trailers[0][1]) < 5000
 
 
-def test_every_type_has_a_row_of_its_own():
+def test_every_type_has_a_row_of_its_own() -> None:
     kinds = {
         kind for kind in errors.WeaverError.__subclasses__() if kind.__module__ == errors.__name__
     }
@@ -91,7 +95,7 @@ def test_every_type_has_a_row_of_its_own():
     assert len(set(codes)) == len(codes)
 
 
-def test_a_subclass_has_the_row_of_its_parent():
+def test_a_subclass_has_the_row_of_its_parent() -> None:
     class NoSuchModel(errors.NotFound):
         pass
 
@@ -99,12 +103,12 @@ def test_a_subclass_has_the_row_of_its_parent():
     assert to_status(NoSuchModel("no"), "")[0] is grpc.StatusCode.NOT_FOUND
 
 
-def test_the_bare_parent_is_internal():
+def test_the_bare_parent_is_internal() -> None:
     assert http_status(errors.WeaverError("x")) == 500
 
 
 @pytest.mark.parametrize("error", [ValueError("secret"), errors.Internal("secret")])
-def test_a_defect_tells_the_request_id_and_nothing_else(error):
+def test_a_defect_tells_the_request_id_and_nothing_else(error: BaseException) -> None:
     code, message, trailers = to_status(error, "request-1")
     assert code is grpc.StatusCode.INTERNAL
     assert message == INTERNAL_MESSAGE
@@ -114,12 +118,12 @@ def test_a_defect_tells_the_request_id_and_nothing_else(error):
     assert http_status(error) == 500
 
 
-def test_the_http_status_can_be_set_where_the_table_is_too_coarse():
+def test_the_http_status_can_be_set_where_the_table_is_too_coarse() -> None:
     assert http_status(errors.InvalidArgument("big", metadata={"http_status": "413"})) == 413
     assert http_status(errors.InvalidArgument("big", metadata={"http_status": "²"})) == 400
 
 
-def test_a_quota_is_named_in_its_own_detail():
+def test_a_quota_is_named_in_its_own_detail() -> None:
     error = errors.ResourceExhausted("Too many.", metadata={"quota": "requests"}, retry_after_s=1.5)
     quota = unpacked(error, error_details_pb2.QuotaFailure)
     assert quota.violations[0].subject == "requests"
@@ -127,7 +131,7 @@ def test_a_quota_is_named_in_its_own_detail():
     assert retry.retry_delay.ToMilliseconds() == 1500
 
 
-def test_the_details_are_those_of_google_rpc():
+def test_the_details_are_those_of_google_rpc() -> None:
     error = errors.InvalidArgument.of_field("messages[0].role", "is empty")
     info = unpacked(error, error_details_pb2.ErrorInfo)
     assert (info.domain, info.reason) == ("weaver", "INVALID_REQUEST")
@@ -139,18 +143,18 @@ def test_the_details_are_those_of_google_rpc():
     assert details_of(error).message == error.message
 
 
-def test_without_a_request_id_there_is_no_request_info():
+def test_without_a_request_id_there_is_no_request_info() -> None:
     status = details_of(errors.NotFound("no"), request_id="")
     assert not any(detail.Is(error_details_pb2.RequestInfo.DESCRIPTOR) for detail in status.details)
 
 
 @pytest.mark.parametrize("seconds", [float("inf"), 1e300])
-def test_an_endless_wait_is_cut(seconds):
+def test_an_endless_wait_is_cut(seconds: float) -> None:
     assert round_trip(errors.Unavailable("later", retry_after_s=seconds)).retry_after_s == 1e7
 
 
 @pytest.mark.parametrize("seconds", [-1.0, float("nan")])
-def test_a_senseless_wait_is_left_out(seconds):
+def test_a_senseless_wait_is_left_out(seconds: float) -> None:
     assert round_trip(errors.Unavailable("later", retry_after_s=seconds)).retry_after_s is None
 
 
@@ -167,7 +171,9 @@ def test_a_senseless_wait_is_left_out(seconds):
         (grpc.StatusCode.DATA_LOSS, errors.Internal, "INTERNAL"),
     ],
 )
-def test_a_plain_code_becomes_the_nearest_type_without_its_text(code, kind, reason):
+def test_a_plain_code_becomes_the_nearest_type_without_its_text(
+    code: Any, kind: type[errors.WeaverError], reason: str
+) -> None:
     found = from_rpc_error(rpc_error(code, "connect to 10.0.0.7:8003 refused"))
     assert type(found) is kind
     assert found.reason == reason
@@ -183,14 +189,20 @@ def test_a_plain_code_becomes_the_nearest_type_without_its_text(code, kind, reas
         "not bytes",
     ],
 )
-def test_details_that_are_not_ours_are_ignored(details):
+def test_details_that_are_not_ours_are_ignored(details: Any) -> None:
     error = rpc_error(grpc.StatusCode.NOT_FOUND, "theirs", ((DETAILS_KEY, details),))
     assert from_rpc_error(error).message == "Not found."
 
 
-def test_details_of_another_domain_are_ignored():
+def test_details_of_another_domain_are_ignored() -> None:
     status = status_pb2.Status(code=5)
     status.details.add().Pack(error_details_pb2.ErrorInfo(reason="X", domain="googleapis.com"))
     status.details.add().Pack(error_details_pb2.Help())
     trailers = ((DETAILS_KEY, status.SerializeToString()),)
     assert from_rpc_error(rpc_error(grpc.StatusCode.NOT_FOUND, "", trailers)).reason == "NOT_FOUND"
+
+
+def test_a_vendors_error_of_three_kibibytes_survives_the_wire() -> None:
+    sent = errors.InvalidArgument("m" * 200, metadata={"http_status": "422", "body": "x" * 3072})
+    assert round_trip(sent).metadata == sent.metadata
+    assert round_trip(sent).message == sent.message
