@@ -6,8 +6,12 @@
 import importlib
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import typer
+if TYPE_CHECKING:
+    import typer
+
+INTERRUPTED = 130
 
 COMMANDS = {
     "up": "services.cli.up",
@@ -21,11 +25,14 @@ COMMANDS = {
 """Each command's module, in the order of `--help`; its `app` is a Typer application."""
 
 
-def application(arguments: Sequence[str]) -> typer.Typer:
+def application(arguments: Sequence[str]) -> "typer.Typer":
     """Return the application with the command that the arguments name, or with all of them."""
+    import typer  # noqa: PLC0415 - so that Ctrl-C is ours from the first moment
+
     app = typer.Typer(
         name="weaver",
         help="The AI gateway that proves what happened.",
+        add_completion=False,
         no_args_is_help=True,
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
@@ -44,7 +51,10 @@ def application(arguments: Sequence[str]) -> typer.Typer:
 
 def main() -> None:
     """Run the command line."""
-    application(sys.argv[1:])()
+    try:
+        application(sys.argv[1:])()
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
 
 
 if __name__ == "__main__":
