@@ -85,9 +85,11 @@ class LimitExceeded(ResourceExhausted):
     def __init__(self, admission: Admission) -> None:
         """See the class."""
         rule = admission.decision.rule or "requests"
-        wait_s = admission.retry_after_s or 0.0
+        wait_s = admission.retry_after_s
         super().__init__(
-            f"The limit `{rule}` is used up. Try again in {max(wait_s, 0.001):.3g} s.",
+            f"The call asks for more than the limit `{rule}` ever allows. Make it smaller."
+            if wait_s is None
+            else f"The limit `{rule}` is used up. Try again in {max(wait_s, 0.001):.3g} s.",
             retry_after_s=wait_s,
             metadata={"quota": rule},
         )

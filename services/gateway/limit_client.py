@@ -139,7 +139,9 @@ def _admission(response: pb.ReserveResponse) -> Admission:
             )
             for limit in response.limits
         ),
-        None if admitted else response.retry_after.seconds + response.retry_after.nanos / 1e9,
+        response.retry_after.seconds + response.retry_after.nanos / 1e9
+        if response.HasField("retry_after")
+        else None,
     )
 
 

@@ -22,7 +22,16 @@ class LimitState:
 
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """The limiter's verdict on one request; `retry_after_s` is None when admitted."""
+    """The limiter's verdict on one request.
+
+    Args:
+        reservation_id: what settles it.
+        admitted: whether the call may be made.
+        decision: what the record keeps.
+        limits: how each rule stands, the tightest first.
+        retry_after_s: when a refused call is worth another try; None when it is admitted, or when
+            it asks for more than the limit will ever allow.
+    """
 
     reservation_id: bytes
     admitted: bool

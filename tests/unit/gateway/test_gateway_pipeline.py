@@ -336,3 +336,12 @@ async def test_commitments_bind_the_record_to_the_texts() -> None:
         assert dict(event.commitments.values) == {
             kind: hmac.new(key, text, hashlib.sha256).digest() for kind, text in texts.items()
         }
+
+
+async def test_a_request_larger_than_its_limit_is_not_told_to_return() -> None:
+    suite = Suite()
+    refusal = LimitDecision("refused", "tokens")
+    suite.limiter.admission = Admission(b"", admitted=False, decision=refusal)
+    with pytest.raises(LimitExceeded, match="smaller") as caught:
+        await suite.pipeline.run(suite.call())
+    assert caught.value.retry_after_s is None
