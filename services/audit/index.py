@@ -89,7 +89,7 @@ class Index:
                     for index, entry in enumerate(entries[skip:], first + skip)
                 ]
                 self._database.executemany("INSERT INTO records VALUES (?, ?, ?, ?, ?)", rows)
-        except sqlite3.Error:
+        except (sqlite3.Error, ValueError):
             self._principals.clear()  # Their numbers were taken back.
             raise
         self._size = first + len(entries)

@@ -48,4 +48,4 @@ def check_read(peer: str) -> None:
     """
     if peer not in _READERS:
         msg = f"The peer {peer!r} may not read the audit log."
-        raise PermissionDenied(msg, reason="PEER_NOT_ALLOWED")
+        raise PermissionDenied(msg)

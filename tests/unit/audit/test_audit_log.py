@@ -183,7 +183,7 @@ async def test_a_second_writer_is_refused_with_a_sentence(tmp_path: Path) -> Non
 async def test_a_file_in_the_logs_place_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "audit.log"
     path.write_text("lines")
-    with pytest.raises(SettingsError, match="WEAVER_AUDIT_PATH: .* is a file"):
+    with pytest.raises(SettingsError, match=r"WEAVER_AUDIT_PATH: .* is a file"):
         async with running_log(tmp_path, audit_path=path):
             pass
     assert path.read_text() == "lines"
@@ -216,7 +216,7 @@ async def test_a_lost_index_is_made_anew(tmp_path: Path) -> None:
     async with running_log(tmp_path) as running:
         await running.append([record(i) for i in range(1, 400)])
     layout = Layout(running.log)
-    for damage in (lambda: layout.index.unlink(), lambda: layout.index.write_bytes(b"x" * 9_999)):
+    for damage in (layout.index.unlink, lambda: layout.index.write_bytes(b"x" * 9_999)):
         damage()
         async with running_log(tmp_path) as running:
             assert await sequences(running) == list(range(1, 400))
@@ -233,7 +233,7 @@ async def test_a_log_that_went_back_is_not_continued(tmp_path: Path) -> None:
         async with running_log(tmp_path):
             pass
     (running.log / "checkpoint").unlink()
-    with pytest.raises(SettingsError, match="checkpoint is missing|is missing, but"):
+    with pytest.raises(SettingsError, match="is missing, but"):
         async with running_log(tmp_path):
             pass
 
@@ -245,8 +245,8 @@ async def test_a_log_with_a_damaged_end_is_not_continued(tmp_path: Path, name: s
     (path,) = [
         path
         for path in running.log.rglob("*")
-        if path.is_file() and (path.name == name or path.parent.parent.name == name)
-        if path.name in {"checkpoint", "5"}
+        if path.is_file() and path.name in {"checkpoint", "5"}
+        if name in {path.name, path.parent.parent.name}
     ]
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
@@ -316,5 +316,5 @@ async def test_records_of_many_tiles_survive_restarts(tmp_path: Path) -> None:
     async with running_log(tmp_path) as running:
         assert await sequences(running) == list(range(1, sequence + 1))
     assert verify(running.log, load_keys(Layout(running.log).keys)).good
-    partials = [path for path in running.log.rglob("*.p")]
+    partials = list(running.log.rglob("*.p"))
     assert all(int(path.name[:3]) >= 4 for path in partials if path.parent.name != "1")

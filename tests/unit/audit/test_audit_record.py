@@ -100,25 +100,24 @@ def test_an_entry_over_65535_bytes_is_refused() -> None:
         encode(record)
 
 
+HEAD = '{"event_time":"t","id":{"epoch":1,"instance":"a","sequence":2},'
+
+
 @pytest.mark.parametrize(
     "entry",
     [
-        b"",
-        b"{}",
-        b'{"event_time":"t","id":{"epoch":1,"instance":"a","sequence":2},"type":"refusal"}',
-        b'{"event_time":"t","id":{"epoch":1,"instance":"a","sequence":2},'
-        b'"type":"refusal","version":2}',
-        b'{"event_time":"t","id":{"epoch":1,"instance":"a","sequence":2},'
-        b'"type":"refusal", "version":1}',
-        b'{"event_time":"t","id":{"epoch":1,"instance":"a","sequence":2},'
-        b'"type":"refusal","unknown":1,"version":1}',
-        b'{"event_time":"t","id":{"epoch":1,"instance":"a","sequence":2},'
-        b'"type":"other","version":1}',
+        "",
+        "{}",
+        HEAD + '"type":"refusal"}',
+        HEAD + '"type":"refusal","version":2}',
+        HEAD + '"type":"refusal", "version":1}',
+        HEAD + '"type":"refusal","unknown":1,"version":1}',
+        HEAD + '"type":"other","version":1}',
     ],
 )
-def test_what_is_not_a_canonical_record_is_refused(entry: bytes) -> None:
+def test_what_is_not_a_canonical_record_is_refused(entry: str) -> None:
     with pytest.raises(ValueError, match=r"."):
-        decode(entry)
+        decode(entry.encode())
 
 
 @pytest.mark.parametrize(

@@ -168,7 +168,7 @@ def test_a_segment_that_could_not_begin_is_begun_again(
         patch.setattr(os, "fsync", lambda _fd: (_ for _ in ()).throw(OSError(28, "full")))
         with pytest.raises(OSError, match="full"):
             wal.recover()
-        with pytest.raises(OSError, match="."):
+        with pytest.raises(OSError, match=r"."):
             wal.commit([items(1, 1)])
     assert replayed(tmp_path) == items(0, 1)
     wal.recover()

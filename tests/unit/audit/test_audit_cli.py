@@ -1,0 +1,195 @@
+"""`weaver audit` and `weaver keys`: what they print and how they exit."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import Result
+from typer import Typer
+from typer.testing import CliRunner
+
+from services.audit.keys import ED25519_FILE, RSA_FILE, RSA_PUBLIC_FILE, generate_rsa, private_pem
+from services.cli import audit, keys
+from tests.fakes.auditlog import intent, outcome, record, running_log
+
+
+def run(app: Typer, *arguments: object) -> Result:
+    result: Any = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result  # type: ignore[no-any-return]
+
+
+@pytest.fixture
+async def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("WEAVER_STATE_DIR", str(tmp_path))
+    monkeypatch.delenv("WEAVER_AUDIT_PATH", raising=False)
+    async with running_log(tmp_path) as running:
+        await running.append([intent(1), outcome(2, of=1), intent(3), record(4)])
+    return running.log
+
+
+def flip(path: Path) -> None:
+    data = path.read_bytes()
+    path.write_bytes(data[:-9] + bytes([data[-9] ^ 1]) + data[-8:])
+
+
+def test_verify_says_how_many_records_and_checkpoints_are_good(log: Path) -> None:
+    result = run(audit.app, "verify")
+    assert result.exit_code == 0
+    assert "records      8 of 8 good" in result.stdout
+    assert "checkpoints  " in result.stdout
+    assert "interrupted: record 5, intent gateway-test/" in result.stdout
+    assert result.stdout.endswith("the log is good\n")
+    assert "\x1b" not in result.stdout
+
+
+def test_verify_names_what_is_wrong_and_exits_1(log: Path) -> None:
+    for name in ("checkpoint", "tile/entries/000.p/8", "tile/0/000.p/8"):
+        flip(log / name)
+        result = run(audit.app, "verify", log)
+        assert result.exit_code == 1
+        assert name in result.stdout
+        assert result.stdout.endswith("the log is DAMAGED\n")
+        flip(log / name)
+    assert run(audit.app, "verify", log).exit_code == 0
+
+
+def test_verify_writes_json(log: Path) -> None:
+    document = json.loads(run(audit.app, "verify", "--json").stdout)
+    assert document["good"]
+    assert document["records"] == document["good_records"] == 8
+    assert [item["index"] for item in document["interrupted"]] == [5]
+    flip(log / "tile" / "entries" / "000.p" / "8")
+    result = run(audit.app, "verify", "--json")
+    document = json.loads(result.stdout)
+    assert result.exit_code == 1
+    assert (document["good"], document["integrity"], document["signatures"]) == (False, False, True)
+    assert document["first_bad_index"] == 7
+    assert document["findings"][0]["path"] == "tile/entries/000.p/8"
+
+
+def test_verify_finds_damage_beside_the_log(log: Path) -> None:
+    for path in (log.with_name("log.keys"), log.with_name("log.private") / "checkpoints.jsonl"):
+        data = path.read_bytes()
+        path.write_bytes(data.replace(b'"', b"'", 1))
+        for arguments in (["verify"], ["verify", "--json"]):
+            assert run(audit.app, *arguments).exit_code == 1
+        path.write_bytes(data)
+    assert run(audit.app, "verify").exit_code == 0
+
+
+def test_verify_takes_an_auditors_own_key(log: Path, tmp_path: Path) -> None:
+    pem = json.loads(log.with_name("log.keys").read_text())["keys"][0]["public_key_pem"]
+    (tmp_path / "own.pem").write_text(pem)
+    result = run(audit.app, "verify", log, "--keys", tmp_path / "own.pem")
+    assert result.exit_code == 0
+    assert "not checked" in result.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["verify", "/nonexistent"],
+        ["verify", "--keys", "/nonexistent"],
+        ["list", "--type", "nonsense"],
+        ["list", "--since", "yesterday"],
+        ["show", "99"],
+        ["receipt", "99"],
+        ["show", "0", "--log", "/proc"],
+        ["verify-receipt", "/nonexistent", "--key", "/nonexistent"],
+        ["nonsense"],
+    ],
+)
+def test_a_wrong_call_exits_2_with_a_sentence(log: Path, arguments: Sequence[str]) -> None:
+    result = run(audit.app, *arguments)
+    assert result.exit_code == 2
+    assert result.stderr
+
+
+def test_list_filters(log: Path) -> None:
+    lines = run(audit.app, "list", "--tenant", "acme").stdout.splitlines()
+    assert [line.split()[0] for line in lines] == ["index", "6", "5", "4", "3"]
+
+    def listed(*options: str) -> list[int]:
+        result = run(audit.app, "list", "--json", *options)
+        return [json.loads(line)["index"] for line in result.stdout.splitlines()]
+
+    assert listed("--ascending", "--limit", "2") == [0, 1]
+    assert listed("--type", "intent", "--type", "outcome") == [5, 4, 3]
+    assert listed("--request-id", "request-4") == [6]
+    assert listed("--subject", "subject-0") == [5]
+    assert listed("--since", "2023-11-14T22:13:22Z", "--until", "2023-11-14T23:13:23+01:00") == [4]
+
+
+def test_show_prints_a_record(log: Path) -> None:
+    shown = run(audit.app, "show", "3")
+    raw = run(audit.app, "show", "3", "--raw")
+    assert json.loads(shown.stdout) == json.loads(raw.stdout)
+    assert json.loads(raw.stdout)["type"] == "intent"
+
+
+def test_a_receipt_is_checked_with_a_public_key_alone(log: Path, tmp_path: Path) -> None:
+    own = tmp_path / "own"
+    own.mkdir()
+    assert run(audit.app, "receipt", "4", "--output", own / "r.json").exit_code == 0
+    pem = json.loads(log.with_name("log.keys").read_text())["keys"][1]["public_key_pem"]
+    (own / "key.pem").write_text(pem)
+    result = run(audit.app, "verify-receipt", own / "r.json", "--key", own / "key.pem")
+    assert result.exit_code == 0
+    assert result.stdout.startswith("proven: record 4 of weaver.local/development/audit-0")
+    flip(own / "r.json")
+    result = run(audit.app, "verify-receipt", own / "r.json", "--key", own / "key.pem")
+    assert result.exit_code == 1
+    assert "not proven" in result.stderr
+
+
+def test_keys_are_made_once_and_checked(tmp_path: Path) -> None:
+    where = tmp_path / "keys"
+    result = run(keys.app, "generate", "--directory", where, "--bits", "2048")
+    assert result.exit_code == 0
+    assert f"WEAVER_TELEMETRY_SIGNING_KEY_FILE={where / RSA_FILE}" in result.stdout
+    assert where.stat().st_mode & 0o777 == 0o700
+    assert (where / RSA_FILE).stat().st_mode & 0o777 == 0o600
+    before = (where / RSA_FILE).read_bytes()
+    again = run(keys.app, "generate", "--directory", where)
+    assert again.exit_code == 2
+    assert (where / RSA_FILE).read_bytes() == before
+    result = run(keys.app, "check", "--directory", where)
+    assert result.exit_code == 0
+    assert "2048 bits; 4096 are better" in result.stdout
+    assert run(keys.app, "generate", "--bits", "1024", "--directory", tmp_path).exit_code == 2
+
+
+def test_keys_check_finds_what_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    where = tmp_path / "keys"
+    run(keys.app, "generate", "--directory", where, "--bits", "2048")
+
+    def output(code: int) -> str:
+        result = run(keys.app, "check", "--directory", where)
+        assert result.exit_code == code
+        return str(result.stdout)
+
+    (where / RSA_FILE).chmod(0o644)
+    assert "can be read by everybody" in output(1)
+    (where / RSA_FILE).chmod(0o640)
+    assert "its group can read it" in output(0)
+    monkeypatch.setenv("ENVIRONMENT", "production")
+    assert "at least 3072" in output(1)
+    monkeypatch.delenv("ENVIRONMENT")
+    (where / RSA_FILE).write_bytes(private_pem(generate_rsa(2048)))
+    assert "not the public half" in output(1)
+    (where / RSA_PUBLIC_FILE).unlink()
+    (where / ED25519_FILE).write_text("nonsense")
+    assert "holds no private key" in output(1)
+
+
+def test_keys_list_shows_every_key(log: Path) -> None:
+    result = run(keys.app, "list")
+    assert result.exit_code == 0
+    assert ["RSA" in result.stdout, "Ed25519" in result.stdout] == [True, True]
+    document = json.loads(run(keys.app, "list", "--json").stdout)
+    assert [key["start_record"] for key in document["keys"]] == [0, 1]
+    assert run(keys.app, "list", "--log", "/nonexistent").exit_code == 2

@@ -1,0 +1,185 @@
+"""What is kept beside the log: the index, the side store, the window of ids, the history."""
+
+from pathlib import Path
+
+import pytest
+
+from services.audit.checkpoint import Checkpoint, SignedCheckpoint
+from services.audit.deduplication import Deduplication
+from services.audit.history import History, read_history
+from services.audit.index import Filter, Index
+from services.audit.keys import Signer, generate_ed25519
+from services.audit.merkle import leaf_hash
+from services.audit.note import NoteError, sign_note
+from services.audit.ports import Entry
+from services.audit.record import EventType, Principal, Record, RecordId, encode
+from services.audit.sidestore import SideStore
+from services.common.errors import AlreadyExists
+
+
+def entry(
+    sequence: int, *, subject: str = "", kind: EventType = "refusal", key: bytes | None = None
+) -> Entry:
+    record = Record(
+        id=RecordId(1, "gateway-1", sequence),
+        version=1,
+        type=kind,
+        event_time=f"2023-11-14T22:13:{sequence:02d}.000000Z",
+        request_id=f"r{sequence}" if subject else "",
+        principal=Principal("apikey", [], subject, "acme") if subject else None,
+    )
+    data = encode(record)
+    return Entry(data, leaf_hash(data), record.id, key)
+
+
+def test_the_side_store_keeps_keys_and_erases_them_for_good(tmp_path: Path) -> None:
+    path = tmp_path / "side.db"
+    store = SideStore(path)
+    entries = [entry(i, key=bytes([i]) * 32 if i % 2 else None) for i in range(6)]
+    store.apply(0, entries[:4])
+    store.apply(2, entries[2:])
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert store.size == 6
+    assert store.commitment_key(3) == b"\x03" * 32
+    assert store.commitment_key(2) is None
+    assert store.erase(3)
+    assert not store.erase(3)
+    store.apply(0, entries)  # A replay does not bring it back.
+    assert store.commitment_key(3) is None
+    store.close()
+    remains = b"".join(p.read_bytes() for p in tmp_path.iterdir())
+    assert b"\x03" * 32 not in remains
+    assert b"\x05" * 32 in remains
+    again = SideStore(path)
+    assert (again.size, again.commitment_key(5)) == (6, b"\x05" * 32)
+    again.close()
+
+
+def test_the_index_finds_and_follows(tmp_path: Path) -> None:
+    index = Index(tmp_path / "index.db")
+    entries = [entry(i, subject="ab"[i % 2], kind="intent") for i in range(10)] + [entry(10)]
+    index.apply(0, entries[:5])
+    index.apply(3, entries[3:])
+    index.apply(0, entries[:5])
+    assert index.size == 11
+
+    def found(wanted: Filter) -> list[int]:
+        return index.find(wanted, limit=100, after=None, ascending=True)
+
+    assert found(Filter()) == list(range(11))
+    assert found(Filter(tenant="acme", subject="b")) == [1, 3, 5, 7, 9]
+    assert found(Filter(issuer="apikey", request_id="r4")) == [4]
+    assert found(Filter(types=("refusal",))) == [10]
+    assert found(Filter(start_time="2023-11-14T22:13:08", end_time="2023-11-14T22:13:10")) == [8, 9]
+    assert index.find(Filter(), limit=2, after=5, ascending=False) == [4, 3]
+    index.close()
+    index = Index(tmp_path / "index.db")
+    assert index.size == 11
+    index.reset()
+    assert index.size == 0
+    assert found(Filter()) == []
+    index.close()
+
+
+def test_an_index_of_another_version_is_made_anew(tmp_path: Path) -> None:
+    index = Index(tmp_path / "index.db")
+    index.apply(0, [entry(1)])
+    index._database.execute("PRAGMA user_version = 99")
+    index.close()
+    index = Index(tmp_path / "index.db")
+    assert index.size == 0
+    index.close()
+
+
+def test_an_entry_that_is_no_record_leaves_the_index_as_it_was(tmp_path: Path) -> None:
+    index = Index(tmp_path / "index.db")
+    with pytest.raises(ValueError, match=r"."):
+        index.add(0, [entry(1, subject="a").data, b"not a record"])
+    assert index.size == 0
+    index.add(0, [entry(1, subject="a").data])
+    assert index.find(Filter(subject="a"), limit=5, after=None, ascending=True) == [0]
+    index.close()
+
+
+def test_the_window_forgets_the_oldest_and_refuses_what_is_older() -> None:
+    window = Deduplication(window=4)
+    for i in range(1, 7):
+        assert window.find(entry(i).id, entry(i).leaf) is None
+        window.add(entry(i).id, i - 1, entry(i).leaf)
+    assert window.find(entry(6).id, entry(6).leaf) == 5
+    assert window.find(entry(3).id, entry(3).leaf) == 2
+    with pytest.raises(AlreadyExists, match="older than the last 4"):
+        window.find(entry(2).id, entry(2).leaf)
+    with pytest.raises(AlreadyExists, match="other content"):
+        window.find(entry(5).id, entry(6).leaf)
+    other = RecordId(1, "gateway-2", 1)
+    assert window.find(other, b"") is None
+
+
+def test_a_promise_that_is_taken_back_is_forgotten() -> None:
+    window = Deduplication(window=8)
+    for i in range(1, 4):
+        window.add(entry(i).id, i - 1, entry(i).leaf)
+    window.take_back(1, 3)
+    assert window.find(entry(1).id, entry(1).leaf) == 0
+    assert window.find(entry(2).id, entry(2).leaf) is None
+    window.take_back(1, 3)
+    window.add(entry(3).id, 1, entry(3).leaf)
+    assert window.find(entry(3).id, entry(3).leaf) == 1
+
+
+def test_a_seeded_window_refuses_what_came_before_it() -> None:
+    window = Deduplication(window=100)
+    window.seed(50, ((entry(i).id, entry(i).leaf) for i in range(10, 14)))
+    assert window.find(entry(12).id, entry(12).leaf) == 52
+    with pytest.raises(AlreadyExists, match="older"):
+        window.find(entry(9).id, entry(9).leaf)
+    assert window.find(entry(14).id, entry(14).leaf) is None
+    whole = Deduplication(window=100)
+    whole.seed(0, ((entry(i).id, entry(i).leaf) for i in (2, 3)))
+    assert whole.find(entry(1).id, entry(1).leaf) is None
+
+
+def test_streams_that_left_the_window_do_not_fill_the_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("services.audit.deduplication._MAX_STREAMS", 5)
+    window = Deduplication(window=3)
+    for i in range(50):
+        window.add(RecordId(i + 1, "gateway-1", 1), i, b"")
+    assert len(window._streams) <= 5
+
+
+def signed(size: int) -> SignedCheckpoint:
+    checkpoint = Checkpoint("log", size, bytes(32))
+    return SignedCheckpoint(
+        checkpoint, sign_note(checkpoint.text, [Signer("log", generate_ed25519())])
+    )
+
+
+def test_history_keeps_one_a_minute_and_the_last(tmp_path: Path) -> None:
+    path = tmp_path / "history"
+    assert read_history(path) == []
+    history = History(path)
+    history.flush()
+    for at in range(0, 130, 10):
+        history.take(signed(at), float(at))
+    history.flush()
+    assert [c.checkpoint.size for c in read_history(path)] == [0, 60, 120]
+    history.take(signed(125), 125.0)
+    history.flush()
+    assert [c.checkpoint.size for c in read_history(path)] == [0, 60, 120, 125]
+
+
+def test_a_torn_line_of_history_is_cut_off_and_a_damaged_one_named(tmp_path: Path) -> None:
+    path = tmp_path / "history"
+    history = History(path)
+    history.take(signed(1), 0.0)
+    path.write_bytes(path.read_bytes() + b'{"time":1,"check')
+    assert [c.checkpoint.size for c in read_history(path)] == [1]
+    again = History(path)
+    again.take(signed(2), 100.0)
+    assert [c.checkpoint.size for c in read_history(path)] == [1, 2]
+    path.write_bytes(b"{}\n" + path.read_bytes())
+    with pytest.raises(NoteError, match="line 1"):
+        read_history(path)
