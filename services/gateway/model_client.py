@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from typing import Any, cast
+from typing import Any
 
 from services.common.channel import call as rpc
 from services.common.channel import stream as rpc_stream
@@ -54,7 +54,7 @@ class ModelClient:
     async def stream(self, call: ModelCall) -> AsyncGenerator[StreamStep, None]:
         """Stream the answer."""
         request = pb.GenerateStreamRequest(request=_request(call))
-        steps = cast("AsyncGenerator[Any, None]", rpc_stream(self._stub.GenerateStream, request))
+        steps = rpc_stream(self._stub.GenerateStream, request)
         try:
             async with aclosing(steps):
                 async for step in steps:

@@ -34,18 +34,17 @@ async def test_the_log_of_real_calls_verifies(suite: Any) -> None:
     assert status == 0, report
 
 
-async def test_tampering_shows(suite: Any, tmp_path: Path) -> None:
+def test_tampering_shows(suite: Any, tmp_path: Path) -> None:
     """Promise 4: one changed byte of any file of the log is named, and the verdict is bad."""
-    async with sdk(suite) as client:
-        await client.chat.completions.create(**chat())
-    await asyncio.sleep(1.5)
+    assert suite.weaver("chat", "Hello").returncode == 0
+    time.sleep(1.5)
     log = suite.state_dir / "audit" / "log"
     copy = tmp_path / "log"
     shutil.copytree(log, copy)
     shutil.copyfile(log.with_name("log.keys"), tmp_path / "log.keys")
     files = sorted(path for path in tmp_path.rglob("*") if path.is_file() and path.stat().st_size)
     assert len(files) >= 3
-    chooser = random.Random(7)
+    chooser = random.Random(7)  # noqa: S311 - it chooses bytes to flip
     for path in files:
         original = path.read_bytes()
         for position in {0, len(original) - 1, chooser.randrange(len(original))}:

@@ -6,10 +6,10 @@ from typing import Any
 import grpc
 import pytest
 from google.rpc import error_details_pb2, status_pb2
-from weaver.gateway.v1 import gateway_service_pb2 as pb
-from weaver.gateway.v1 import gateway_service_pb2_grpc
 
 from tests.e2e.clients import channel
+from weaver.gateway.v1 import gateway_service_pb2 as pb
+from weaver.gateway.v1 import gateway_service_pb2_grpc
 
 
 def request(text: str = "hello", **fields: Any) -> pb.GenerateRequest:

@@ -14,11 +14,15 @@ from tests.fakes.upstream import Script, Upstream
 
 BODIES = [
     b'{"model":"gpt-test","messages":[{"role":"user","content":"hi"}]}',
-    b'{ "messages" : [ {"content":"hi \\u00fc\\/ \xc3\xbc","role":"user","x":{"b":1,"a":2}} ],\n'
-    b' "temperature":1.0,"top_p":1e0,"seed":1e5,"big":12345678901234567890123,"neg":-0.0,'
-    b' "unknown":{"z":[1.50,2e-7,null,true]},"model":"gpt-test" }',
-    b'{"model":"gpt-test","stream":true,"stream_options":{"include_usage":true},"x":1.10,'
-    b'"messages":[{"role":"user","content":"hi"}]}',
+    (
+        b'{ "messages" : [ {"content":"hi \\u00fc\\/ \xc3\xbc","role":"user","x":{"b":1,"a":2}} ],\n'
+        b' "temperature":1.0,"top_p":1e0,"seed":1e5,"big":12345678901234567890123,"neg":-0.0,'
+        b' "unknown":{"z":[1.50,2e-7,null,true]},"model":"gpt-test" }'
+    ),
+    (
+        b'{"model":"gpt-test","stream":true,"stream_options":{"include_usage":true},"x":1.10,'
+        b'"messages":[{"role":"user","content":"hi"}]}'
+    ),
 ]
 
 
@@ -71,10 +75,10 @@ async def test_a_real_provider_behind_the_official_sdk(upstream: Upstream, provi
             assert provided.api_key not in str(headers)
 
     async with sdk(provided) as client:
-        question = [{"role": "user", "content": "Say cheese"}]
-        answer = await client.chat.completions.create(model="gpt-test", messages=question)
-        assert answer.choices[0].message.content == "You said: Say cheese"
-        stream = await client.chat.completions.create(
+        question: Any = [{"role": "user", "content": "Say cheese"}]
+        completion = await client.chat.completions.create(model="gpt-test", messages=question)
+        assert completion.choices[0].message.content == "You said: Say cheese"
+        stream: Any = await client.chat.completions.create(
             model="gpt-test", messages=question, stream=True
         )
         chunks = [chunk async for chunk in stream]
