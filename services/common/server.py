@@ -228,13 +228,14 @@ def _bind_unix(server: grpc.aio.Server, listener: Listener) -> str:
         msg = f"{listener.variable}: only the edge listener can be a Unix socket."
         raise SettingsError(msg)
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with socket.socket(socket.AF_UNIX) as probe:
-        try:
-            probe.connect(str(path))
-        except OSError:
-            path.unlink(missing_ok=True)
-        else:
-            raise _taken(listener)
+    if path.exists():
+        if not path.is_socket():
+            msg = f"{listener.variable}: {path} exists and is not a socket."
+            raise SettingsError(msg)
+        with socket.socket(socket.AF_UNIX) as probe:
+            if probe.connect_ex(str(path)) == 0:
+                raise _taken(listener)
+        path.unlink()
     before = os.umask(0o177)
     try:
         server.add_insecure_port(listener.address)

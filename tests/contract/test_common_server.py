@@ -1,5 +1,7 @@
 """A component behind real listeners: TLS, peers, health, reflection."""
 
+import asyncio
+import socket
 import stat
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -11,6 +13,7 @@ import pytest
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+from services.common import server
 from services.common.channel import call
 from services.common.errors import (
     Unavailable,
@@ -142,8 +145,32 @@ async def test_a_taken_socket_is_not_taken_over(suite: Suite, tmp_path: Path) ->
 
 
 async def test_a_socket_that_a_dead_process_left_is_replaced(suite: Suite, tmp_path: Path) -> None:
-    (tmp_path / "edge.sock").touch()
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(tmp_path / "edge.sock"))
     await suite.serve(Listener(f"unix:{tmp_path}/edge.sock", Kind.EDGE))
+
+
+async def test_a_file_in_the_place_of_a_socket_is_kept(suite: Suite, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("precious")
+    with pytest.raises(SettingsError, match="not a socket"):
+        await suite.serve(Listener(f"unix:{tmp_path}/notes.txt", Kind.EDGE))
+    assert (tmp_path / "notes.txt").read_text() == "precious"
+
+
+async def test_a_socket_path_that_is_too_long_is_a_sentence(suite: Suite, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="WEAVER_X"):
+        await suite.serve(Listener(f"unix:{tmp_path}/{'x' * 200}", Kind.EDGE, "WEAVER_X"))
+
+
+async def test_a_process_that_runs_for_weeks_renews_its_certificates(
+    suite: Suite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "_RENEWAL_S", 0.01)
+    await suite.serve()
+    (suite.settings.tls_path / "audit.pem").unlink()
+    async with asyncio.timeout(5):
+        while not (suite.settings.tls_path / "audit.pem").exists():  # noqa: ASYNC110 - a file has no event
+            await asyncio.sleep(0.01)
 
 
 @pytest.mark.parametrize("address", ["no-such-host.invalid:1", "192.0.2.1:0", "nonsense"])
