@@ -13,6 +13,7 @@ because the refund could undo what the bucket had long forgotten. So for every w
 
 import math
 from collections.abc import Sequence
+from heapq import heappop, heappush
 
 import msgspec
 
@@ -50,14 +51,16 @@ class Hold(msgspec.Struct):
 class Account:
     """The buckets and reservations of one caller."""
 
-    __slots__ = ("_buckets", "_due_us", "_holds", "_marks", "idle_at_us")
+    __slots__ = ("_buckets", "_ends", "_holds", "_last_us", "_marks", "idle_at_us")
 
     def __init__(self) -> None:
         """See the class."""
         self._buckets: dict[str, Bucket] = {}
         self._holds: dict[tuple[str, bytes], Hold] = {}
         self._marks: dict[tuple[str, bytes], int] = {}
-        self._due_us = math.inf  # no reservation or mark ends before
+        # A heap of when reservations and marks end; what was settled or renewed since is skipped.
+        self._ends: list[tuple[int, tuple[str, bytes]]] = []
+        self._last_us = 0  # no reservation or mark ends after
         self.idle_at_us = 0
         """When nothing is left to remember."""
 
@@ -93,7 +96,7 @@ class Account:
                 changed = True
             case Verb.RENEW if hold is not None:
                 expire_us = hold.expire_us = now_us + operation.time_to_live_us
-                self._due_us = min(self._due_us, expire_us)
+                self._ends_at(expire_us, identity)
                 changed = True
         if changed:
             for old, new in zip(stored, buckets, strict=True):
@@ -110,22 +113,27 @@ class Account:
 
     def _expire(self, policy: Policy, now_us: int) -> bool:
         """Charge reservations whose end has passed, as of their end; say whether there were any."""
-        if now_us < self._due_us:
-            return False
+        over = False
         rates = {rule.name: rule.rate_per_s for rule in policy.rules}
-        over = [(hold.expire_us, key) for key, hold in self._holds.items()]
-        over = sorted(item for item in over if item[0] <= now_us)
-        for expire_us, key in over:
+        while self._ends and self._ends[0][0] <= now_us:
+            end_us, key = heappop(self._ends)
+            if self._marks.get(key) == end_us:
+                del self._marks[key]
+            hold = self._holds.get(key)
+            if hold is None or hold.expire_us != end_us:
+                continue
+            over = True
             for name, amount in self._holds.pop(key).amounts.items():
                 bucket = self._buckets[name]
                 if name in rates:
-                    bucket.advance(expire_us, rates[name])
+                    bucket.advance(end_us, rates[name])
                 bucket.held = max(0, bucket.held - amount)
                 bucket.used = min(bucket.used + amount, CEILING_MICRO)
-        self._marks = {key: end for key, end in self._marks.items() if end > now_us}
-        ends = [hold.expire_us for hold in self._holds.values()]
-        self._due_us = min([*ends, *self._marks.values()], default=math.inf)
-        return bool(over)
+        return over
+
+    def _ends_at(self, end_us: int, key: tuple[str, bytes]) -> None:
+        heappush(self._ends, (end_us, key))
+        self._last_us = max(self._last_us, end_us)
 
     def _reserve(
         self,
@@ -143,7 +151,7 @@ class Account:
                 bucket.held += amount
                 hold.amounts[rule.name] = amount
         self._holds[identity] = hold
-        self._due_us = min(self._due_us, expire_us)
+        self._ends_at(expire_us, identity)
 
     def _settle(
         self,
@@ -161,15 +169,14 @@ class Account:
             if rule.unit.held:
                 bucket.used = min(bucket.used + amount, CEILING_MICRO)
         self._marks[identity] = now_us + MARK_US
-        self._due_us = min(self._due_us, now_us + MARK_US)
+        self._ends_at(now_us + MARK_US, identity)
 
     def _set_idle(self, policy: Policy, now_us: int) -> None:
-        ends = [hold.expire_us for hold in self._holds.values()]
         drain_us = 0
         for rule in policy.rules:
             bucket = self._buckets[rule.name]
             drain_us = max(drain_us, math.ceil((bucket.used + bucket.held) / rule.rate_per_s))
-        self.idle_at_us = max(max(ends, default=now_us) + drain_us, *self._marks.values(), 0)
+        self.idle_at_us = max(self._last_us, now_us) + drain_us
 
 
 def _refusal(policy: Policy, buckets: list[Bucket], amounts: Sequence[int]) -> tuple[int, int]:
