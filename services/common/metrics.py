@@ -1,5 +1,6 @@
 """Prometheus metrics: each service's own registry on its own port, on its own thread."""
 
+import threading
 from contextlib import AsyncExitStack
 
 from prometheus_client import CollectorRegistry, start_http_server
@@ -25,7 +26,7 @@ def serve_metrics(
         return None
     host, port = split_address(address, variable)
     try:
-        server, thread = start_http_server(port, host, registry)
+        server, _ = start_http_server(port, host, registry)
     except OSError as error:
         msg = (
             f"{variable}: cannot serve metrics on {address}: {error.strerror}. "
@@ -34,9 +35,9 @@ def serve_metrics(
         raise SettingsError(msg) from None
 
     def stop() -> None:
-        server.shutdown()
+        # The thread looks up every half second; nobody needs to wait for that.
+        threading.Thread(target=server.shutdown, daemon=True).start()
         server.server_close()
-        thread.join()
 
     stack.callback(stop)
     return int(server.server_port)

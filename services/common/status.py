@@ -11,10 +11,7 @@ from typing import Any, Final, cast
 import grpc
 from google.protobuf import any_pb2
 from google.protobuf.message import DecodeError, Message
-from google.rpc import (  # type: ignore[import-untyped]  # ships without types
-    error_details_pb2,
-    status_pb2,
-)
+from google.rpc import error_details_pb2, status_pb2
 
 from services.common.errors import (
     AlreadyExists,

@@ -169,7 +169,7 @@ async def test_a_process_that_runs_for_weeks_renews_its_certificates(
     await suite.serve()
     (suite.settings.tls_path / "audit.pem").unlink()
     async with asyncio.timeout(5):
-        while not (suite.settings.tls_path / "audit.pem").exists():  # noqa: ASYNC110 - a file has no event
+        while not (suite.settings.tls_path / "audit.pem").exists():
             await asyncio.sleep(0.01)
 
 

@@ -29,7 +29,7 @@ def render(event: dict[str, object]) -> bytes:
 
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(5):
-        while not condition():  # noqa: ASYNC110 - the writer has no event to wait for
+        while not condition():
             await asyncio.sleep(0.001)
 
 

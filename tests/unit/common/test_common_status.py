@@ -4,10 +4,7 @@ from typing import Any
 
 import grpc
 import pytest
-from google.rpc import (  # type: ignore[import-untyped]  # ships without types
-    error_details_pb2,
-    status_pb2,
-)
+from google.rpc import error_details_pb2, status_pb2
 from grpc.aio import AioRpcError, Metadata
 from hypothesis import given
 from hypothesis import strategies as st
