@@ -193,7 +193,7 @@ async def test_metrics_are_served_until_the_stack_closes() -> None:
         assert b"records_total 3.0" in await asyncio.to_thread(read)
         with pytest.raises(SettingsError, match="WEAVER_X_METRICS_LISTEN"):
             serve_metrics(registry, f"127.0.0.1:{port}", "WEAVER_X_METRICS_LISTEN", stack)
-    with pytest.raises(OSError, match="refused|reset"):
+    with pytest.raises(OSError, match=r"refused|reset"):
         await asyncio.to_thread(read)
 
 
