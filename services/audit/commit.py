@@ -8,7 +8,7 @@ promises back.
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -20,6 +20,7 @@ from services.common.clock import Clock
 from services.common.errors import AlreadyExists, ResourceExhausted, Unavailable
 
 _MAX_GROUP = 4_096
+_QUEUE_FULL_RETRY_S = 0.1
 
 
 @dataclass(frozen=True)
@@ -28,17 +29,20 @@ class Limits:
 
     Attributes:
         max_pending: records that wait to become durable, at most.
-        max_behind: durable records that wait to enter the tree, at most.
+        max_behind: durable records that wait to enter the tree; beyond it commits wait for the
+            tree, which bounds its lag and the memory that it takes.
         checkpoint_interval_s: how long the first record waits for its checkpoint.
         retry_s: how often a disk that refuses is tried again.
         roll_s: how long records may stay in the write-ahead log once the tree has them.
+        close_s: how long the end waits for the tree; what it misses, the next start integrates.
     """
 
     max_pending: int = 16_384
-    max_behind: int = 200_000
+    max_behind: int = 8_192
     checkpoint_interval_s: float = 0.25
     retry_s: float = 0.5
     roll_s: float = 60.0
+    close_s: float = 8.0
 
 
 class _Batch(NamedTuple):
@@ -65,6 +69,7 @@ class GroupCommit:
         observer: is told what happens.
         limits: when to refuse.
         on_durable: takes the records that have become durable, in order.
+        ready: waits until there is room for more.
     """
 
     def __init__(  # noqa: PLR0913 - its neighbours
@@ -76,6 +81,7 @@ class GroupCommit:
         observer: LogObserver,
         limits: Limits,
         on_durable: Callable[[Sequence[Entry]], None],
+        ready: Callable[[], Awaitable[None]],
     ) -> None:
         """See the class."""
         self._wal = wal
@@ -84,6 +90,7 @@ class GroupCommit:
         self._observer = observer
         self._limits = limits
         self._on_durable = on_durable
+        self._ready = ready
         self._durable = wal.durable
         self._pending: deque[_Batch] = deque()
         self._pending_records = 0
@@ -104,7 +111,8 @@ class GroupCommit:
             raise self._unavailable()
         if self._pending_records + len(entries) > self._limits.max_pending:
             self._observer.refused("QUEUE_FULL", len(entries))
-            raise queue_full()
+            msg = "Too many records are waiting to become durable; try again."
+            raise ResourceExhausted(msg, reason="QUEUE_FULL", retry_after_s=_QUEUE_FULL_RETRY_S)
         future: asyncio.Future[list[int]] = asyncio.get_running_loop().create_future()
         self._pending.append(_Batch(entries, future, self._clock.monotonic()))
         self._pending_records += len(entries)
@@ -138,6 +146,7 @@ class GroupCommit:
         """Send group after group, until nothing waits."""
         try:
             while self._pending:
+                await self._ready()
                 group = self._gather()
                 try:
                     if group.entries:
@@ -217,12 +226,6 @@ class GroupCommit:
 
     async def _in_thread(self, work: Callable[[], None]) -> None:
         await asyncio.get_running_loop().run_in_executor(self._thread, work)
-
-
-def queue_full() -> ResourceExhausted:
-    """Return the error of a log that has too much to do."""
-    msg = "Too many records are waiting to become durable; try again."
-    return ResourceExhausted(msg, reason="QUEUE_FULL", retry_after_s=0.1)
 
 
 def _frames(group: _Group) -> list[list[Item]]:

@@ -80,6 +80,7 @@ class Completeness:
                 which = f"record {first} is" if first == last else f"records {first} to {last} are"
                 message = f"of {instance}, boot {epoch}, {which} missing from its sequence"
                 self._report.add("completeness", "missing", message)
+        self._report.interrupted_count = len(self._open)
         self._report.interrupted = sorted(
             (index, "/".join(map(str, name))) for name, index in self._open.items()
         )[:_MAX_INTERRUPTED]

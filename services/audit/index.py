@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
 from services.audit.ports import Entry
 from services.audit.record import Principal, Summary, summarise
 
@@ -33,6 +35,11 @@ CREATE INDEX IF NOT EXISTS by_principal ON records (principal) WHERE principal I
 CREATE INDEX IF NOT EXISTS by_type ON records (type);
 CREATE INDEX IF NOT EXISTS by_time ON records (time);
 """
+_INSERT = """
+INSERT INTO records
+SELECT value->>0, value->>1, value->>2, value->>3, value->>4 FROM json_each(?)
+"""
+_CHUNK = 256
 _MAX_KNOWN_PRINCIPALS = 10_000
 
 
@@ -77,18 +84,20 @@ class Index:
         self.add(first, [entry.data for entry in entries])
 
     def add(self, first: int, entries: Sequence[bytes]) -> None:
-        """Take entries from an index on; those it has taken it leaves alone."""
-        if first + len(entries) <= self._size:
-            return
-        skip = max(0, self._size - first)
+        """Take entries from an index on; those it has taken it leaves alone.
+
+        Rows go in many at a time through one statement, since a statement for each would give up
+        the interpreter each time and wait for it again.
+        """
+        for start in range(max(0, self._size - first), len(entries), _CHUNK):
+            self._add_rows(first + start, entries[start : start + _CHUNK])
+
+    def _add_rows(self, first: int, entries: Sequence[bytes]) -> None:
         try:
             with self._lock, self._database:
                 self._database.execute("BEGIN IMMEDIATE")
-                rows = [
-                    self._row(index, summarise(entry))
-                    for index, entry in enumerate(entries[skip:], first + skip)
-                ]
-                self._database.executemany("INSERT INTO records VALUES (?, ?, ?, ?, ?)", rows)
+                rows = [self._row(i, summarise(entry)) for i, entry in enumerate(entries, first)]
+                self._database.execute(_INSERT, (msgspec.json.encode(rows).decode(),))
         except (sqlite3.Error, ValueError):
             self._principals.clear()  # Their numbers were taken back.
             raise

@@ -45,6 +45,10 @@ class Integrator:
         self._signers = signers
         self._edge = edge
         self._bundle = list(bundle)
+        self._partials = {
+            (level, edge.size >> (TILE_HEIGHT * (max(level, 0) + 1)))
+            for level in range(ENTRIES, len(edge.levels))
+        }
         self.signing_seconds = 0.0
 
     @property
@@ -69,13 +73,16 @@ class Integrator:
             shift = TILE_HEIGHT * level
             if hashes and edge.size >> shift != before >> shift:
                 number = edge.size >> (shift + TILE_HEIGHT)
+                self._partials.add((level, number))
                 self._tiles.write(Tile(level, number, len(hashes)), b"".join(hashes))
         self._tiles.sync()
         published = self._publish(Checkpoint(self._origin, edge.size, edge.root()))
         self._edge = edge
         self._bundle = bundle
         for tile in filled:
-            self._tiles.remove_partials(tile)
+            if (tile.level, tile.number) in self._partials:
+                self._tiles.remove_partials(tile)
+                self._partials.discard((tile.level, tile.number))
         return published
 
     def _write_entries(self, entries: Sequence[Entry]) -> tuple[list[bytes], list[Tile]]:
@@ -86,7 +93,9 @@ class Integrator:
             part = bundle[start : start + TILE_WIDTH]
             tile = Tile(ENTRIES, number, len(part))
             self._tiles.write(tile, pack_entries(part))
-            if len(part) == TILE_WIDTH:
+            if len(part) < TILE_WIDTH:
+                self._partials.add((ENTRIES, number))
+            else:
                 filled.append(tile)
                 number += 1
         return bundle[len(filled) * TILE_WIDTH :], filled

@@ -30,7 +30,7 @@ class Layout:
         self.wal = self.private / "wal"
         self.scratch = self.private / "scratch"
         self.lock = self.private / "lock"
-        self.side_store = self.private / "side.db"
+        self.side_store = self.private / "commitment-keys"
         self.index = self.private / "index.db"
         self.accepted = self.private / "accepted"
         self.history = self.private / "checkpoints.jsonl"

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from services.audit.checkpoint import SignedCheckpoint
-from services.audit.commit import GroupCommit, Limits, queue_full
+from services.audit.commit import GroupCommit, Limits
 from services.audit.deduplication import Deduplication
 from services.audit.integration import Integrator
 from services.audit.ports import Entry, LogObserver, Store
@@ -63,6 +63,7 @@ class Log:
             observer=observer,
             limits=limits,
             on_durable=self._on_durable,
+            ready=self._room,
         )
         self._integrator = integrator
         self._stores = stores
@@ -114,9 +115,6 @@ class Log:
             msg = f"The audit log {'is closing' if self._closing else 'cannot write to its disk'}."
             retry_s = self._limits.retry_s
             raise Unavailable(msg, reason="AUDIT_UNAVAILABLE", retry_after_s=retry_s)
-        if len(self._behind) >= self._limits.max_behind:
-            self._observer.refused("QUEUE_FULL", len(entries))
-            raise queue_full()
         return await self._commit.append(entries)
 
     def entry_behind(self, index: int) -> bytes | None:
@@ -140,8 +138,8 @@ class Log:
     async def close(self) -> None:
         """Refuse new records, finish what was accepted, publish a last checkpoint."""
         self._closing = True
-        await self._commit.drain(self._limits.retry_s * 4)
-        await self.wait_integrated(self.size, self._limits.retry_s * 4)
+        await self._commit.drain(self._limits.close_s)
+        await self.wait_integrated(self.size, self._limits.close_s)
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -155,6 +153,12 @@ class Log:
         self._observer.grew(self.size)
         self._work.set()
 
+    async def _room(self) -> None:
+        """Wait while the tree is too far behind; not for one that cannot go on."""
+        while len(self._behind) > self._limits.max_behind and not self._failed:
+            self._hurry.set()
+            await self._progress.wait()
+
     async def _integrate_forever(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
@@ -166,6 +170,7 @@ class Log:
                 done = await loop.run_in_executor(self._thread, self._integrate, entries)
             except Exception as error:  # noqa: BLE001 - whatever it is: say so, and try again
                 self._failed = True
+                self._notify()
                 self._observer.disk_failed("integrate", error)
                 await asyncio.sleep(self._limits.retry_s)
                 continue
@@ -181,6 +186,9 @@ class Log:
         self._integrated += done
         if not self._behind:
             self._work.clear()
+        self._notify()
+
+    def _notify(self) -> None:
         progress, self._progress = self._progress, asyncio.Event()
         progress.set()
 

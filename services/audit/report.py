@@ -59,7 +59,8 @@ class Report:
         checkpoints: how many checkpoints were verified, the newest and older ones.
         beyond: records that lie behind the checkpoint, not signed yet.
         signatures: the lines of the newest checkpoint.
-        interrupted: intents without an outcome, as (index, record id).
+        interrupted: intents without an outcome, as (index, record id), the first ten thousand.
+        interrupted_count: how many there are.
         findings: what is wrong, at most a thousand.
     """
 
@@ -70,6 +71,7 @@ class Report:
     beyond: int = 0
     signatures: list[SignatureCheck] = field(default_factory=list)
     interrupted: list[tuple[int, str]] = field(default_factory=list)
+    interrupted_count: int = 0
     findings: list[Finding] = field(default_factory=list)
 
     def add(
@@ -113,6 +115,7 @@ class Report:
             "beyond_checkpoint": self.beyond,
             "first_bad_index": self.first_bad_index,
             "signature_lines": [vars(line) for line in self.signatures],
+            "interrupted_count": self.interrupted_count,
             "interrupted": [{"index": index, "id": name} for index, name in self.interrupted],
             "findings": [vars(finding) for finding in self.findings],
         }

@@ -2,86 +2,100 @@
 
 Without its key a commitment says nothing about its text, so erasing the key erases the content
 while the log stays provable. The log is verified without this store.
+
+It is one file: a header that says how many records it has taken, then 32 bytes for each record,
+zeros where there is no key or no longer one.
 """
 
 import os
-import sqlite3
 import threading
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
+from struct import Struct
 
 from services.audit.ports import Entry
 
-_SCHEMA = """
-PRAGMA journal_mode = WAL;
-PRAGMA synchronous = FULL;
-PRAGMA secure_delete = ON;
-CREATE TABLE IF NOT EXISTS commitment_keys (
-    record INTEGER PRIMARY KEY,
-    commitment_key BLOB NOT NULL
-);
-CREATE TABLE IF NOT EXISTS progress (one INTEGER PRIMARY KEY CHECK (one = 1), size INTEGER);
-INSERT OR IGNORE INTO progress VALUES (1, 0);
-"""
+_MAGIC = b"WEAVKEY1"
+_HEADER = Struct(">8sQI")
+_START = 64
+_SLOT = 32
+_EMPTY = bytes(_SLOT)
 
 
 class SideStore:
     """Keeps commitment keys by index of their record.
 
     Args:
-        path: the database; made `0600` when it is missing.
+        path: the file; made `0600` when it is missing.
     """
 
     def __init__(self, path: Path) -> None:
         """See the class."""
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         self._lock = threading.Lock()
-        self._database = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
-        self._database.executescript(_SCHEMA)
-        (self._size,) = self._database.execute("SELECT size FROM progress").fetchone()
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._size = self._read_size()
 
     @property
     def size(self) -> int:
         """How many records of the log it has taken."""
-        return int(self._size)
+        return self._size
 
     def apply(self, first: int, entries: Sequence[Entry]) -> None:
         """Take the keys of records from an index on; records it has taken it leaves alone.
 
         A key that was erased therefore does not come back when records are replayed.
+
+        Raises:
+            OSError: the disk refuses.
         """
         end = first + len(entries)
-        if end <= self._size:
+        start = max(first, self._size)
+        if end <= start:
             return
-        rows = [
-            (index, entry.commitment_key)
-            for index, entry in enumerate(entries, first)
-            if index >= self._size and entry.commitment_key
-        ]
-        with self._lock, self._database:
-            self._database.execute("BEGIN IMMEDIATE")
-            self._database.executemany("INSERT INTO commitment_keys VALUES (?, ?)", rows)
-            self._database.execute("UPDATE progress SET size = ?", (end,))
-        self._size = end
+        slots = b"".join(entry.commitment_key or _EMPTY for entry in entries[start - first :])
+        with self._lock:
+            self._write(slots, _START + start * _SLOT)
+            header = _HEADER.pack(_MAGIC, end, 0)[:-4]
+            self._write(header + zlib.crc32(header).to_bytes(4, "big"), 0)
+            self._size = end
 
     def commitment_key(self, index: int) -> bytes | None:
         """Return the key of a record; None when it has none, or it was erased."""
-        with self._lock:
-            row = self._database.execute(
-                "SELECT commitment_key FROM commitment_keys WHERE record = ?", (index,)
-            ).fetchone()
-        return None if row is None else bytes(row[0])
+        if not 0 <= index < self._size:
+            return None
+        slot = os.pread(self._descriptor, _SLOT, _START + index * _SLOT)
+        return None if slot in (_EMPTY, b"") else slot
 
     def erase(self, index: int) -> bool:
-        """Erase the key of a record for good; say whether there was one."""
+        """Overwrite the key of a record; say whether there was one.
+
+        Raises:
+            OSError: the disk refuses.
+        """
         with self._lock:
-            cursor = self._database.execute(
-                "DELETE FROM commitment_keys WHERE record = ?", (index,)
-            )
-            self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        return cursor.rowcount > 0
+            if self.commitment_key(index) is None:
+                return False
+            self._write(_EMPTY, _START + index * _SLOT)
+            return True
 
     def close(self) -> None:
-        """Close the database."""
-        with self._lock:
-            self._database.close()
+        """Close the file."""
+        os.close(self._descriptor)
+
+    def _read_size(self) -> int:
+        data = os.pread(self._descriptor, _HEADER.size, 0)
+        if len(data) == _HEADER.size:
+            magic, size, checksum = _HEADER.unpack(data)
+            if magic == _MAGIC and checksum == zlib.crc32(data[:-4]):
+                return int(size)
+        # Without a header that checks out, what is there was written whole slot by slot.
+        return max(0, os.fstat(self._descriptor).st_size - _START) // _SLOT
+
+    def _write(self, data: bytes, offset: int) -> None:
+        view = memoryview(data)
+        while view:
+            written = os.pwrite(self._descriptor, view, offset)
+            view = view[written:]
+            offset += written
+        os.fdatasync(self._descriptor)

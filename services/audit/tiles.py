@@ -124,6 +124,7 @@ class TileDirectory:
         self.log = log
         self._scratch = scratch
         self._touched: set[Path] = set()
+        self._known: set[Path] = set()
 
     def path(self, tile: Tile) -> Path:
         """Return where a tile lies."""
@@ -184,11 +185,14 @@ class TileDirectory:
         partials.rmdir()
 
     def _make_directory(self, directory: Path) -> None:
-        if directory.is_dir():
+        if directory in self._known:
             return
-        self._make_directory(directory.parent)
-        directory.mkdir(exist_ok=True)
-        self._touched.add(directory.parent)
+        if not directory.is_dir():
+            self._make_directory(directory.parent)
+            directory.mkdir(exist_ok=True)
+            self._touched.add(directory.parent)
+        if directory.suffix != ".p":
+            self._known.add(directory)
 
 
 class TileReader:

@@ -213,8 +213,8 @@ def _print_report(report: Report, log: Path, keys_file: Path, *, own: bool) -> N
         console.print(f"{verdict:<12} {'good' if report.passed(verdict) else 'BAD'}")
     for index, name in report.interrupted[:_SHOWN]:
         console.print(f"interrupted: record {index}, intent {name}, has no outcome")
-    if len(report.interrupted) > _SHOWN:
-        console.print(f"interrupted: and {len(report.interrupted) - _SHOWN} more")
+    if report.interrupted_count > _SHOWN:
+        console.print(f"interrupted: and {report.interrupted_count - _SHOWN} more")
     for finding in report.findings[:_SHOWN]:
         console.print(f"{finding.verdict}: {finding.kind}: {finding.message}")
     if len(report.findings) > _SHOWN:

@@ -20,7 +20,7 @@ from weaver.audit.v1 import audit_service_pb2 as pb
 async def eventually(condition: Callable[[], bool]) -> None:
     """Wait for something that another task or thread brings about."""
     async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110 - the condition is not this loop's
+        while not condition():
             await asyncio.sleep(0.01)
 
 
@@ -205,7 +205,7 @@ async def test_the_log_directory_holds_only_what_outsiders_verify(tmp_path: Path
         private = Layout(running.log).private
         assert {path.name for path in running.log.iterdir()} <= {"checkpoint", "tile"}
         assert private.stat().st_mode & 0o777 == 0o700
-        assert (private / "side.db").stat().st_mode & 0o777 == 0o600
+        assert (private / "commitment-keys").stat().st_mode & 0o777 == 0o600
     assert {path.name for path in running.log.iterdir()} == {"checkpoint", "tile"}
     key = intent(1).commitment_key
     assert all(key not in path.read_bytes() for path in running.log.rglob("*") if path.is_file())
