@@ -20,6 +20,7 @@ from weaver.gateway.v1 import gateway_service_pb2 as pb
 from weaver.gateway.v1 import gateway_service_pb2_grpc
 
 JSON = "application/json"
+VENDOR_BODY = "vendor_body"
 CHAT = Surface("chat.completions", Scope.GENERATE, openai.chat, "OPENAI_CHAT")
 EMBEDDINGS = Surface("embeddings", Scope.GENERATE, openai.embeddings, "OPENAI_EMBEDDINGS")
 
@@ -49,6 +50,8 @@ def shaped_errors(
         known = error if isinstance(error, WeaverError) else Internal("Internal error.")
         body = error_body(known, logs.request_id.get())
         context.set_trailing_metadata(http.error_trailers(known, body))
+        # The provider's own body is in the trailers; twice would burst a client's header limit.
+        known.metadata = {key: text for key, text in known.metadata.items() if key != VENDOR_BODY}
         raise
 
 

@@ -84,7 +84,7 @@ def starter(kind: str, stack: AsyncExitStack) -> Start:
 
 async def eventually(condition: Callable[[], object]) -> None:
     async with asyncio.timeout(5):
-        while not condition():  # noqa: ASYNC110 - the server notes it in a list
+        while not condition():
             await asyncio.sleep(0.001)
 
 

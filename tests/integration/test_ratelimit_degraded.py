@@ -60,7 +60,7 @@ class Suite:
 
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(2):
-        while not condition():  # noqa: ASYNC110 - conditions of four different things
+        while not condition():
             await asyncio.sleep(0.01)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import grpc
 import httpx
 import pytest
-from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]
+from google.rpc import error_details_pb2, status_pb2
 
 from services.cli import edge as configuration
 from tests.integration.edge.conftest import Edge, ScriptedGateway

@@ -29,7 +29,10 @@ def test_the_defaults_are_the_stub_on_its_port() -> None:
         ({"WEAVER_MODEL_PROVIDER": "openai"}, "WEAVER_MODEL_NAME"),
         ({"WEAVER_MODEL_PROVIDER": "openai", "WEAVER_MODEL_NAME": "m"}, "WEAVER_MODEL_API_KEY"),
         ({"WEAVER_MODEL_ENDPOINT": "ftp://x"}, "WEAVER_MODEL_ENDPOINT"),
-        ({"WEAVER_MODEL_ENDPOINT": "http://user:pw@x/v1"}, "WEAVER_MODEL_ENDPOINT"),
+        (
+            {"WEAVER_MODEL_ENDPOINT": "http://user:pw@x/v1"},
+            "WEAVER_MODEL_ENDPOINT",
+        ),  # pragma: allowlist secret
         ({"WEAVER_MODEL_ENDPOINT": "http://x/v1?key=1"}, "WEAVER_MODEL_ENDPOINT"),
         ({"WEAVER_MODEL_RETRIES": "-1"}, "WEAVER_MODEL_RETRIES"),
         ({"ENVIRONMENT": "production", "WEAVER_TLS_DIR": "tls"}, "WEAVER_MODEL_PROVIDER"),
