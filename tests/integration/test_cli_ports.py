@@ -65,7 +65,7 @@ async def test_a_probe_returns_status_and_body(server: tuple[str, int]) -> None:
 async def test_a_probe_of_nothing_is_an_os_error() -> None:
     with socket.create_server(("127.0.0.1", 0)) as gone:
         place = gone.getsockname()
-    with pytest.raises(OSError, match="refused|Connect"):
+    with pytest.raises(OSError, match=r"refused|Connect"):
         await probe.request("GET", place, "/")
 
 

@@ -11,9 +11,9 @@ import grpc
 import httpx
 import pytest
 
-from services.cli import edge as configuration
-from tests.integration.edge.certificates import Authority
 from tests.integration.edge.conftest import Edge, ScriptedGateway, free_port
+
+POST = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\n"
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -34,9 +34,7 @@ async def test_connections_beyond_the_limit_are_closed(another_edge: Callable[..
             await connect(edge)
 
 
-async def test_headers_that_never_end_are_given_up(
-    edge: Edge, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_headers_that_never_end_are_given_up(edge: Edge) -> None:
     reader, writer = await connect(edge)
     started = time.monotonic()
     writer.write(b"GET /health HTTP/1.1\r\nhost: x\r\nx-slow: ")
@@ -53,10 +51,8 @@ async def test_headers_that_never_end_are_given_up(
         b"GET /health HTTP/1.0\r\nhost: x\r\n\r\n",
         b"GET /health\r\n\r\n",
         b"GET /health HTTP/1.1\r\n\r\n",
-        b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n"
-        b"transfer-encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
-        b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n"
-        b"content-length: 3\r\n\r\n{} ",
+        POST + b"content-length: 2\r\ntransfer-encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
+        POST + b"content-length: 2\r\ncontent-length: 3\r\n\r\n{} ",
         b"GET /health HTTP/1.1\r\nhost: x\r\nbad header\r\n\r\n",
         b"GET /health\x00 HTTP/1.1\r\nhost: x\r\n\r\n",
     ],
@@ -131,12 +127,3 @@ async def test_a_gateway_that_restarts_is_found_again_at_once(
         assert time.monotonic() - started < 1
         assert len(gateway.calls) == 1
     await server.stop(None)
-
-
-async def test_envoy_itself_finds_nothing_to_warn_about(
-    edge: Edge, authority: Authority, tmp_path: Path
-) -> None:
-    settings = configuration.EdgeSettings.for_target("local", tls_dir=authority.directory)
-    main = configuration.write(configuration.render(settings, "local", tmp_path), tmp_path)
-    assert "deprecated" not in edge.log.read_text().lower()
-    assert main.stat().st_size > 1000
