@@ -7,6 +7,8 @@ from pydantic_settings import NoDecode
 
 from services.common.settings import CommonSettings, SettingsError
 
+SHORTEST_API_KEY = 20
+DEVELOPMENT_KEY = "wv-dev-"
 MODES = frozenset(("api_key", "jwt"))
 ALGORITHMS = frozenset(("RS256", "RS384", "RS512", "PS256", "ES256", "EdDSA"))
 
@@ -196,6 +198,16 @@ class GatewaySettings(CommonSettings):
         if self.auth_mode == ("api_key",) and not self.api_keys:
             msg = "WEAVER_ALLOWED_API_KEYS: WEAVER_AUTH_MODE is `api_key`, so a key is needed."
             raise SettingsError(msg)
+        if self.production and any(_weak(key) for key in self.api_keys):
+            msg = (
+                "WEAVER_ALLOWED_API_KEYS: production refuses development keys and keys of under "
+                f"{SHORTEST_API_KEY} characters; make one with `openssl rand -hex 32`."
+            )
+            raise SettingsError(msg)
         if self.production and not self.pii_redact:
             msg = "WEAVER_PII_REDACT: personal data must be redacted in production."
             raise SettingsError(msg)
+
+
+def _weak(key: str) -> bool:
+    return len(key) < SHORTEST_API_KEY or key.startswith(DEVELOPMENT_KEY)
