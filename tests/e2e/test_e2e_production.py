@@ -40,8 +40,7 @@ async def environment(
     """Production settings: certificates, keys, a store and a provider, nothing made by itself."""
     certificates.ensure(load(CommonSettings, state_dir=tmp_path / "made"))
     keys = tmp_path / "keys"
-    command = [sys.executable, "-m", "services.cli", "keys", "generate", "--bits", "3072"]
-    subprocess.run([*command, "--directory", str(keys)], check=True, capture_output=True)
+    weaver("keys", "generate", "--bits", "3072", "--directory", str(keys))
     made = {path.name: path for path in keys.iterdir()}
     (rsa_key,) = (path for name, path in made.items() if "signing" in name)
     (ed25519_key,) = (path for name, path in made.items() if "ed25519" in name)
@@ -96,6 +95,27 @@ def running(environment: dict[str, str]) -> Any:
     assert "sk-provider" not in "".join(said)
 
 
+async def first_answer(stub: Any, ask: pb.GenerateRequest, token: str) -> pb.GenerateResponse:
+    """Return the answer to a call, made again while the services are starting."""
+    end = time.monotonic() + 20
+    while time.monotonic() < end:
+        with contextlib.suppress(grpc.aio.AioRpcError):
+            credential = ("authorization", f"Bearer {token}")
+            answer: pb.GenerateResponse = await stub.Generate(
+                ask, metadata=(credential,), timeout=5
+            )
+            return answer
+        await asyncio.sleep(0.1)
+    raise AssertionError("no answer within 20 s")
+
+
+def weaver(*arguments: str) -> None:
+    """Run the command line; it must succeed."""
+    command = [sys.executable, "-m", "services.cli", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 async def test_the_suite_runs_with_production_settings(
     environment: dict[str, str], private_key: rsa.RSAPrivateKey, tmp_path: Path
 ) -> None:
@@ -107,25 +127,13 @@ async def test_the_suite_runs_with_production_settings(
         async with grpc.aio.secure_channel(address, credentials) as channel:
             stub = gateway_service_pb2_grpc.GatewayServiceStub(channel)
             ask = pb.GenerateRequest(messages=[pb.Message(role=pb.ROLE_USER, text="hello")])
-            end = time.monotonic() + 20
-            while True:
-                try:
-                    answer = await stub.Generate(
-                        ask, metadata=(("authorization", f"Bearer {token}"),), timeout=5
-                    )
-                    break
-                except grpc.aio.AioRpcError as error:
-                    assert error.code() is grpc.StatusCode.UNAVAILABLE, error
-                    assert time.monotonic() < end, error
-                    await asyncio.sleep(0.1)
+            answer = await first_answer(stub, ask, token)
             assert answer.text == "You said: hello"
             assert answer.record.origin == "weaver.local/production/audit-0"
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await stub.Generate(ask, timeout=5)
             assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
-    verify = [sys.executable, "-m", "services.cli", "audit", "verify", str(tmp_path / "log")]
-    done = subprocess.run(verify, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout
+    weaver("audit", "verify", str(tmp_path / "log"))
 
 
 @pytest.mark.parametrize(
