@@ -49,6 +49,8 @@ from weaver.audit.v1 import audit_service_pb2, audit_service_pb2_grpc
 
 _log = structlog.get_logger()
 
+_FIRST_CHECKPOINT_S = 10.0
+
 
 async def build(
     settings: AuditSettings, stack: AsyncExitStack, *, clock: Clock | None = None
@@ -89,6 +91,7 @@ async def build(
     events = OwnEvents(log, _instance(settings.replica), clock)
     await _record_keys(archive, events, layout)
     await events.record("service_started", {"origin": origin, "size": str(log.size)})
+    await log.wait_integrated(log.size, _FIRST_CHECKPOINT_S)
     stack.push_async_callback(events.record, "service_stopped", {"origin": origin}, tries=2)
     metrics.ready()
     servicer = AuditServicer(origin, log, Reader(log, opened.tiles, opened.index, archive))
