@@ -13,7 +13,7 @@ from services.audit.checkpoint import SignedCheckpoint, parse_signed_checkpoint
 from services.audit.integration import Integrator
 from services.audit.keys import Signer, generate_ed25519, load_ed25519, load_rsa
 from services.audit.layout import Layout
-from services.audit.merkle import RightEdge, leaf_hash
+from services.audit.merkle import RightEdge, leaf_hash, root_of
 from services.audit.ports import Entry
 from services.audit.record import Record, RecordId, encode
 from services.audit.report import Report
@@ -423,3 +423,51 @@ def test_an_entry_that_is_no_record_is_unreadable(tmp_path: Path) -> None:
     report = check(grow(tmp_path, [[alien]]))
     assert report.passed("integrity")
     assert [f.kind for f in report.findings] == ["unreadable"]
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A log with a full tile at level 1: 66,000 records."""
+    return grow(tmp_path_factory.mktemp("large"), steps(66_000))
+
+
+@pytest.mark.parametrize(
+    ("name", "place", "index"),
+    [
+        ("tile/1/000", 32 * 7, 7 * 256),
+        ("tile/1/000", 8_191, 255 * 256),
+        ("tile/1/001.p/1", 0, 65_536),
+        ("tile/2/000.p/1", 31, 0),
+        ("tile/0/100", 32, 25_601),
+    ],
+)
+def test_a_changed_tile_of_any_level_is_named_and_no_record_blamed(
+    large: Path, name: str, place: int, index: int
+) -> None:
+    original = (large / name).read_bytes()
+    changed = bytearray(original)
+    changed[place] ^= 1
+    (large / name).write_bytes(changed)
+    try:
+        report = check(large)
+    finally:
+        (large / name).write_bytes(original)
+    assert [(f.kind, f.path, f.index) for f in report.findings] == [("changed", name, index)]
+    assert report.good_records == 66_000
+
+
+def test_records_replaced_with_two_levels_of_tiles_are_found(large: Path, tmp_path: Path) -> None:
+    log = Path(shutil.copytree(large, tmp_path / "log"))
+    bundle_edit(log, "010", lambda e: e.__setitem__(7, entry(2_568, reason="x").data))
+    entries = unpack_entries((log / "tile" / "entries" / "010").read_bytes())
+    leaves = [leaf_hash(e) for e in entries]
+    (log / "tile" / "0" / "010").write_bytes(b"".join(leaves))
+    report = check(log)
+    assert [(f.kind, f.index) for f in report.findings] == [("changed", 2_560)]
+    above = bytearray((log / "tile" / "1" / "000").read_bytes())
+    above[320:352] = root_of(leaves)
+    (log / "tile" / "1" / "000").write_bytes(above)
+    report = check(log)
+    assert [(f.kind, f.index) for f in report.findings] == [("changed", 0)]
+    assert "records 0 to 65535 were replaced" in report.findings[0].message
+    assert report.good_records == 464
