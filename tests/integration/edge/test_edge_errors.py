@@ -142,9 +142,12 @@ async def test_an_error_without_a_body_of_its_own_tells_nothing(
     async def answer(_: object, context: Any) -> None:
         await context.abort(Code.INTERNAL, "a secret of the gateway")
 
-    gateway.scripts["Embeddings"] = answer
+    gateway.scripts["Embeddings"] = gateway.scripts["CountTokens"] = answer
     response = await client.post("/v1/embeddings", content=b"{}")
     assert_vendor_shaped(response, 500, "internal")
+    assert "secret" not in response.text + str(response.headers)
+    response = await client.post("/v1/messages/count_tokens?beta=true", content=b"{}")
+    assert (response.status_code, response.json()["error"]["type"]) == (500, "api_error")
     assert "secret" not in response.text + str(response.headers)
 
 
