@@ -18,6 +18,7 @@ from services.gateway.principal import Principal
 MAX_CREDENTIAL_BYTES = 8192
 MAX_CACHED_TOKENS = 10_000
 JWT_PARTS = 3
+MAX_CLAIM = 256
 LEEWAY_S = 30
 
 
@@ -197,14 +198,16 @@ def _bad_token(why: str) -> Unauthenticated:
 
 def _text(claims: Mapping[str, Any], claim: str, default: str) -> str:
     value = claims.get(claim, default)
-    if not isinstance(value, str) or not value or len(value) > 256:  # noqa: PLR2004
-        raise _bad_token(f"the claim `{claim}` must be a text of 1 to 256 characters")
+    if not isinstance(value, str) or not 0 < len(value) <= MAX_CLAIM or not value.isprintable():
+        raise _bad_token(f"the claim `{claim}` must be a text of 1 to {MAX_CLAIM} characters")
     return value
 
 
 def _roles(value: object) -> tuple[str, ...]:
     if isinstance(value, str):
         value = value.split()
-    if not isinstance(value, list) or not all(isinstance(role, str) for role in value):
+    if not isinstance(value, list) or not all(
+        isinstance(role, str) and role.isprintable() for role in value
+    ):
         raise _bad_token("its roles must be a list of texts")
     return tuple(sorted(set(value)))

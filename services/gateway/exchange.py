@@ -25,6 +25,7 @@ from services.gateway.redaction import Redactor
 
 OK = 200
 CLIENT_CLOSED_REQUEST = 499
+LONGEST_NAME = 256
 
 
 class Exchange:
@@ -188,7 +189,7 @@ class Exchange:
         usage, cost_micros = None, 0
         if generation is not None:
             usage, cost_micros = generation.usage, generation.cost_micros
-            event.answered_model = generation.model
+            event.answered_model = generation.model[:LONGEST_NAME]
             event.provider = generation.provider
             event.attempts = generation.attempts
             event.usage = usage
