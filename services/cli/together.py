@@ -15,7 +15,7 @@ from services.common import logs
 from services.common.component import Component
 from services.common.health import HealthServicer
 from services.common.local import LocalChannel
-from services.common.run import drain, host
+from services.common.run import drain, host, settle_in
 from services.common.server import ServerHandle
 from services.common.settings import load
 from services.gateway import wiring as gateway_wiring
@@ -55,6 +55,7 @@ async def start() -> Stop:
         listeners = gateway_wiring.listeners(gateway_settings)
         handles.append(await host(gateway, gateway_settings, stack, listeners=listeners))
         everything = stack.pop_all()
+    settle_in()
 
     async def stop() -> None:
         await _drain(handles, gateway_settings.drain_seconds)

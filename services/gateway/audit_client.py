@@ -1,6 +1,7 @@
 """The audit log over its stub: events to records, and what the reader forwards."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -84,7 +85,7 @@ def record(event: Event) -> record_pb2.Record:  # noqa: C901 - one line a field
     if event.intent_id is not None:
         _set_id(message.intent_id, event.intent_id)
     if event.principal is not None:
-        set_principal(message.principal, event.principal)
+        message.principal.CopyFrom(principal_message(event.principal))
     if event.outcome is not None:
         message.outcome = record_pb2.OutcomeStatus.Value(f"OUTCOME_STATUS_{event.outcome.name}")
     if event.limit is not None:
@@ -115,12 +116,15 @@ def record(event: Event) -> record_pb2.Record:  # noqa: C901 - one line a field
     return message
 
 
-def set_principal(message: identity_pb2.Principal, principal: Principal) -> None:
-    """Write a principal into a message."""
-    message.tenant = principal.tenant
-    message.issuer = principal.issuer
-    message.subject = principal.subject
-    message.roles.extend(principal.roles)
+@lru_cache(maxsize=4096)
+def principal_message(principal: Principal) -> identity_pb2.Principal:
+    """Return a principal on the wire; shared, so never to be changed."""
+    return identity_pb2.Principal(
+        tenant=principal.tenant,
+        issuer=principal.issuer,
+        subject=principal.subject,
+        roles=principal.roles,
+    )
 
 
 def timestamp(seconds: float) -> Timestamp:

@@ -13,7 +13,7 @@ from services.gateway.authorization import Scope
 from services.gateway.calls import Ask, Surface
 from services.gateway.pipeline import Pipeline
 from services.gateway.principal import Principal
-from services.gateway.servicer import JSON, shaped_errors
+from services.gateway.servicer import JSON, ShapedErrors
 from weaver.audit.v1 import audit_service_pb2 as audit_pb
 from weaver.audit.v1 import record_pb2
 from weaver.gateway.v1 import audit_reader_service_pb2 as pb
@@ -100,7 +100,7 @@ class AuditReaderServicer(audit_reader_service_pb2_grpc.AuditReaderServiceServic
 
     async def GetCheckpoint(self, request: pb.GetCheckpointRequest, context: Any) -> Any:  # noqa: ARG002 - gRPC's signature
         """Return the newest signed checkpoint, as text."""
-        with shaped_errors(context):
+        with ShapedErrors(context):
             self._pipeline.authenticate(http.request_headers(context))
             response = await self._audit.read("GetCheckpoint", audit_pb.GetCheckpointRequest())
             return httpbody_pb2.HttpBody(content_type=TEXT, data=response.checkpoint.encode())
@@ -109,7 +109,7 @@ class AuditReaderServicer(audit_reader_service_pb2_grpc.AuditReaderServiceServic
         self, request: pb.GetConsistencyProofRequest, context: Any
     ) -> Any:
         """Prove that the log only grew between two sizes."""
-        with shaped_errors(context):
+        with ShapedErrors(context):
             self._pipeline.authenticate(http.request_headers(context))
             asked = audit_pb.GetConsistencyProofRequest(
                 first_size=request.first_size, second_size=request.second_size
@@ -125,7 +125,7 @@ class AuditReaderServicer(audit_reader_service_pb2_grpc.AuditReaderServiceServic
 
     async def ListKeys(self, request: pb.ListKeysRequest, context: Any) -> Any:  # noqa: ARG002 - gRPC's signature
         """List every public key that ever signed."""
-        with shaped_errors(context):
+        with ShapedErrors(context):
             self._pipeline.authenticate(http.request_headers(context))
             response = await self._audit.read("ListKeys", audit_pb.ListKeysRequest())
             keys = [
@@ -150,7 +150,7 @@ class AuditReaderServicer(audit_reader_service_pb2_grpc.AuditReaderServiceServic
         content_type: str = JSON,
     ) -> httpbody_pb2.HttpBody:
         """Take a reading through the pipeline and send its answer."""
-        with shaped_errors(context):
+        with ShapedErrors(context):
             header = http.request_headers(context)
             body = request.SerializeToString()
             call = http.read_call(context, header, surface, body, time.monotonic())

@@ -1,8 +1,9 @@
 """One request as the pipeline sees it, and what it hands back."""
 
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
 from typing import Protocol
+
+import msgspec
 
 from services.common.errors import ResourceExhausted, WeaverError
 from services.gateway.authorization import Scope
@@ -12,8 +13,7 @@ from services.gateway.ports import Admission, Generation, ModelInfo
 Headers = tuple[tuple[str, str], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Ask:
+class Ask(msgspec.Struct, frozen=True):
     """What the gateway read of a request's body.
 
     Args:
@@ -35,8 +35,7 @@ class Ask:
         return 0 if model is None else model.cost_micros(self.input_tokens, self.output_tokens)
 
 
-@dataclass(frozen=True, slots=True)
-class Surface:
+class Surface(msgspec.Struct, frozen=True):
     """One way in for requests that are recorded.
 
     Args:
@@ -52,8 +51,7 @@ class Surface:
     dialect: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(msgspec.Struct, frozen=True):
     """One request of a client.
 
     Args:
@@ -96,8 +94,7 @@ class LimitExceeded(ResourceExhausted):
         self.admission = admission
 
 
-@dataclass(frozen=True, slots=True)
-class WholeResponse:
+class WholeResponse(msgspec.Struct, frozen=True):
     """A response that is released at once; its outcome is durable."""
 
     body: bytes

@@ -7,8 +7,9 @@ wire. An event holds no text of a prompt or an answer, only commitments to them.
 import hashlib
 import hmac
 import os
-from dataclasses import dataclass, field
 from enum import Enum
+
+import msgspec
 
 from services.gateway.principal import Principal
 
@@ -35,8 +36,7 @@ class OutcomeStatus(Enum):
     CANCELLED = "cancelled"
 
 
-@dataclass(frozen=True, slots=True)
-class RecordId:
+class RecordId(msgspec.Struct, frozen=True):
     """The name of a record: nobody outside the suite can choose one."""
 
     instance: str
@@ -44,16 +44,14 @@ class RecordId:
     sequence: int
 
 
-@dataclass(frozen=True, slots=True)
-class RecordReference:
+class RecordReference(msgspec.Struct, frozen=True):
     """Where a durable record stands."""
 
     origin: str
     index: int
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(msgspec.Struct, frozen=True):
     """Tokens that a call used; see `weaver.common.v1.Usage`."""
 
     input_tokens: int = 0
@@ -64,8 +62,7 @@ class Usage:
     estimated: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class LimitDecision:
+class LimitDecision(msgspec.Struct, frozen=True):
     """What the limiter decided, as the record keeps it."""
 
     verdict: str
@@ -97,8 +94,7 @@ class Commitments:
         return hmac.new(self.key, digestmod=hashlib.sha256)
 
 
-@dataclass(slots=True)
-class Event:
+class Event(msgspec.Struct):
     """One event, to become one record."""
 
     type: EventType
@@ -127,5 +123,5 @@ class Event:
     trace_id: str = ""
     count: int = 0
     stream: bool = False
-    attributes: dict[str, str] = field(default_factory=dict)
+    attributes: dict[str, str] = msgspec.field(default_factory=dict)
     id: RecordId | None = None

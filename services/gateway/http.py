@@ -7,6 +7,7 @@ trailing metadata `weaver-error-body`, where a filter in Envoy makes it the resp
 import ipaddress
 import math
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 from typing import Any, Protocol
 from urllib.parse import unquote
 
@@ -85,6 +86,12 @@ def source_network(context: Context, header: Callable[[str], str]) -> str:
     else:
         kind, _, rest = unquote(context.peer()).partition(":")
         address = rest.rpartition(":")[0].strip("[]") if kind in {"ipv4", "ipv6"} else ""
+    return network(address)
+
+
+@lru_cache(maxsize=4096)
+def network(address: str) -> str:
+    """Return the /24 or /48 that an address is in; "" when it is none."""
     try:
         parsed = ipaddress.ip_address(address)
     except ValueError:

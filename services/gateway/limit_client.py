@@ -10,7 +10,7 @@ import structlog
 from services.common.batching import Batcher
 from services.common.channel import call
 from services.common.errors import ResourceExhausted, Unavailable, WeaverError
-from services.gateway.audit_client import set_principal
+from services.gateway.audit_client import principal_message
 from services.gateway.events import LimitDecision, Usage
 from services.gateway.ports import Admission, LimitState
 from services.gateway.principal import Principal
@@ -22,7 +22,6 @@ SERVICE = "weaver.ratelimit.v1.RateLimitService"
 # Every call is idempotent by reservation id.
 IDEMPOTENT = tuple(f"/{SERVICE}/{method}" for method in ("BatchReserve", "BatchSettle", "Renew"))
 RESERVATION_BYTES = 16
-TIME_TO_LIVE_S = 60
 
 _VERDICTS: Final = {pb.VERDICT_ADMITTED: "admitted", pb.VERDICT_REFUSED: "refused"}
 _SOURCES: Final = {pb.SOURCE_STORE: "store", pb.SOURCE_LOCAL: "local", pb.SOURCE_NONE: "none"}
@@ -60,9 +59,8 @@ class LimitClient:
             model=model,
             tokens=tokens,
             cost_micros=cost_micros,
+            principal=principal_message(principal),
         )
-        set_principal(request.principal, principal)
-        request.time_to_live.seconds = TIME_TO_LIVE_S
         try:
             return await self._reserve.submit(request)
         except WeaverError as error:
@@ -73,8 +71,11 @@ class LimitClient:
         self, principal: Principal, admission: Admission, usage: Usage | None, cost_micros: int
     ) -> None:
         """Say what a call really used, in the background."""
-        request = pb.SettleRequest(reservation_id=admission.reservation_id, cost_micros=cost_micros)
-        set_principal(request.principal, principal)
+        request = pb.SettleRequest(
+            reservation_id=admission.reservation_id,
+            cost_micros=cost_micros,
+            principal=principal_message(principal),
+        )
         if usage is not None:
             request.usage.CopyFrom(usage_message(usage))
         try:
@@ -84,9 +85,9 @@ class LimitClient:
 
     def renew(self, principal: Principal, admission: Admission) -> None:
         """Keep a reservation alive, in the background."""
-        request = pb.RenewRequest(reservation_id=admission.reservation_id)
-        set_principal(request.principal, principal)
-        request.time_to_live.seconds = TIME_TO_LIVE_S
+        request = pb.RenewRequest(
+            reservation_id=admission.reservation_id, principal=principal_message(principal)
+        )
         task = asyncio.ensure_future(call(self._stub.Renew, request, timeout_s=self._timeout_s))
         self._renewals.add(task)
         task.add_done_callback(self._renewals.discard)

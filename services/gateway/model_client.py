@@ -7,7 +7,7 @@ from typing import Any
 from services.common.channel import call as rpc
 from services.common.channel import stream as rpc_stream
 from services.common.errors import Unavailable, WeaverError
-from services.gateway.audit_client import set_principal
+from services.gateway.audit_client import principal_message
 from services.gateway.events import Usage
 from services.gateway.ports import (
     Answer,
@@ -99,8 +99,8 @@ def _request(call: ModelCall) -> pb.GenerateRequest:
         dialect=pb.Dialect.Value(f"DIALECT_{call.dialect}"),
         model=call.model,
         body=call.body,
+        principal=principal_message(call.principal),
     )
-    set_principal(request.principal, call.principal)
     for name, value in call.headers:
         request.headers.add(name=name, value=value)
     return request

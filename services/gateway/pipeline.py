@@ -9,8 +9,7 @@ counted exactly once.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar, cast
 
@@ -134,11 +133,14 @@ class Pipeline:
             WeaverError: the call is refused, or there is no answer.
         """
         exchange = await self._admit(call)
-        async with self._owning(exchange):
+        try:
             await exchange.open()
             if exchange.ask.stream:
                 return await self._streamed(exchange)
             return await self._whole(exchange)
+        except BaseException as error:
+            self._abandon(exchange, error)
+            raise
 
     async def read(
         self, call: Call, reading: Callable[[Principal], Awaitable[Result]]
@@ -149,31 +151,28 @@ class Pipeline:
             WeaverError: the reading is refused, or failed.
         """
         exchange = await self._admit(call)
-        async with self._owning(exchange):
+        try:
             await exchange.open()
             result = await reading(exchange.principal)
             outcome = exchange.complete(Generation())
             record = await exchange.durable(outcome, self._remaining(exchange))
-            return result, exchange.admission, record
+        except BaseException as error:
+            self._abandon(exchange, error)
+            raise
+        return result, exchange.admission, record
 
-    @asynccontextmanager
-    async def _owning(self, exchange: Exchange) -> AsyncIterator[None]:
-        """See to it that an exchange that fails is closed, whatever the failure."""
-        try:
-            yield
-        except WeaverError as error:
+    def _abandon(self, exchange: Exchange, error: BaseException) -> None:
+        """Close an exchange that failed, whatever the failure."""
+        if isinstance(error, WeaverError):
             if exchange.opened:
                 exchange.fail(error)
             else:
-                call, status = exchange.call, self._http_status(error)
-                self._count(call, exchange.principal, error.reason, status)
-            raise
-        except asyncio.CancelledError:
-            exchange.cancel()
-            raise
-        except Exception:
+                status = self._http_status(error)
+                self._count(exchange.call, exchange.principal, error.reason, status)
+        elif isinstance(error, Exception):
             exchange.fail(Internal("Internal error."))
-            raise
+        else:
+            exchange.cancel()
 
     async def _admit(self, call: Call) -> Exchange:
         """Decide whether a call may be made; a refusal is counted here, once."""

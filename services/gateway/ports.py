@@ -1,15 +1,15 @@
 """What the pipeline needs of its neighbours, in the gateway's own words."""
 
 from collections.abc import AsyncIterator, Awaitable, Sequence
-from dataclasses import dataclass, field
 from typing import Protocol
+
+import msgspec
 
 from services.gateway.events import Event, LimitDecision, RecordReference, Usage
 from services.gateway.principal import Principal
 
 
-@dataclass(frozen=True, slots=True)
-class LimitState:
+class LimitState(msgspec.Struct, frozen=True):
     """How one rule stands: `limit` and `remaining` in `unit`, times in seconds."""
 
     name: str
@@ -20,8 +20,7 @@ class LimitState:
     window_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class Admission:
+class Admission(msgspec.Struct, frozen=True):
     """The limiter's verdict on one request.
 
     Args:
@@ -64,8 +63,7 @@ class Limiter(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class ModelCall:
+class ModelCall(msgspec.Struct, frozen=True):
     """One call as it leaves for the model service."""
 
     request_id: str
@@ -76,13 +74,12 @@ class ModelCall:
     headers: tuple[tuple[str, str], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Generation:
+class Generation(msgspec.Struct, frozen=True):
     """What is known about a call once it has ended."""
 
     provider: str = ""
     model: str = ""
-    usage: Usage = field(default_factory=Usage)
+    usage: Usage = msgspec.field(default_factory=Usage)
     cost_micros: int = 0
     price_version: str = ""
     attempts: int = 0
@@ -90,8 +87,7 @@ class Generation:
     upstream_duration_s: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(msgspec.Struct, frozen=True):
     """A provider's whole answer."""
 
     body: bytes
@@ -100,24 +96,21 @@ class Answer:
     generation: Generation
 
 
-@dataclass(frozen=True, slots=True)
-class StreamStart:
+class StreamStart(msgspec.Struct, frozen=True):
     """The provider has begun to answer."""
 
     content_type: str
     headers: tuple[tuple[str, str], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class StreamChunk:
+class StreamChunk(msgspec.Struct, frozen=True):
     """One or more whole server-sent events; `terminal` ones complete the answer."""
 
     body: bytes
     terminal: bool
 
 
-@dataclass(frozen=True, slots=True)
-class StreamEnd:
+class StreamEnd(msgspec.Struct, frozen=True):
     """The provider has ended; `error` is empty when the answer is whole."""
 
     generation: Generation
@@ -128,8 +121,7 @@ class StreamEnd:
 StreamStep = StreamStart | StreamChunk | StreamEnd
 
 
-@dataclass(frozen=True, slots=True)
-class ModelInfo:
+class ModelInfo(msgspec.Struct, frozen=True):
     """One public model; prices in micro-units per million tokens, 0 where not known."""
 
     id: str

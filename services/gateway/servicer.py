@@ -1,9 +1,9 @@
 """GatewayService on the wire: messages to calls, answers and errors back. No decisions."""
 
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable
 from functools import partial
+from types import TracebackType
 from typing import Any
 
 import msgspec
@@ -39,20 +39,37 @@ MESSAGES = _unserved("messages")
 COUNT_TOKENS = _unserved("messages.count_tokens")
 
 
-@contextmanager
-def shaped_errors(
-    context: Any, error_body: Callable[[WeaverError, str], bytes] = openai.error_body
-) -> Iterator[None]:
-    """Give errors the shape that a vendor's clients expect, beside their gRPC status."""
-    try:
-        yield
-    except Exception as error:
+class ShapedErrors:
+    """Gives errors the shape that a vendor's clients expect, beside their gRPC status.
+
+    Args:
+        context: gRPC's.
+        error_body: writes an error as the vendor does.
+    """
+
+    __slots__ = ("_context", "_error_body")
+
+    def __init__(
+        self, context: Any, error_body: Callable[[WeaverError, str], bytes] = openai.error_body
+    ) -> None:
+        """See the class."""
+        self._context = context
+        self._error_body = error_body
+
+    def __enter__(self) -> None:
+        """Begin."""
+
+    def __exit__(
+        self, _: type[BaseException] | None, error: BaseException | None, __: TracebackType | None
+    ) -> None:
+        """Put the error's body into the trailing metadata; the error goes on."""
+        if not isinstance(error, Exception):
+            return
         known = error if isinstance(error, WeaverError) else Internal("Internal error.")
-        body = error_body(known, logs.request_id.get())
-        context.set_trailing_metadata(http.error_trailers(known, body))
+        body = self._error_body(known, logs.request_id.get())
+        self._context.set_trailing_metadata(http.error_trailers(known, body))
         # The provider's own body is in the trailers; twice would burst a client's header limit.
         known.metadata = {key: text for key, text in known.metadata.items() if key != VENDOR_BODY}
-        raise
 
 
 class GatewayServicer(gateway_service_pb2_grpc.GatewayServiceServicer):
@@ -86,7 +103,7 @@ class GatewayServicer(gateway_service_pb2_grpc.GatewayServiceServicer):
 
     async def WhoAmI(self, request: pb.WhoAmIRequest, context: Any) -> Any:  # noqa: ARG002 - gRPC's signature
         """Tell a caller who they are taken for."""
-        with shaped_errors(context):
+        with ShapedErrors(context):
             principal = self._pipeline.authenticate(http.request_headers(context))
             body = {
                 "tenant": principal.tenant,
@@ -98,13 +115,13 @@ class GatewayServicer(gateway_service_pb2_grpc.GatewayServiceServicer):
 
     async def ListModels(self, request: pb.ListModelsRequest, context: Any) -> Any:  # noqa: ARG002 - gRPC's signature
         """List the models that the caller may use."""
-        with shaped_errors(context):
+        with ShapedErrors(context):
             models = await self._pipeline.models(http.request_headers(context))
             return httpbody_pb2.HttpBody(content_type=JSON, data=openai.model_list(models))
 
     async def GetModel(self, request: pb.GetModelRequest, context: Any) -> Any:
         """Return one model that the caller may use."""
-        with shaped_errors(context):
+        with ShapedErrors(context):
             for model in await self._pipeline.models(http.request_headers(context)):
                 if model.id == request.id:
                     data = msgspec.json.encode(openai.model_json(model))
@@ -199,7 +216,7 @@ class GatewayServicer(gateway_service_pb2_grpc.GatewayServiceServicer):
     ) -> WholeResponse | StreamedResponse:
         """Take a call through the pipeline and send what goes before its answer."""
         arrived = time.monotonic()
-        with shaped_errors(context, error_body):
+        with ShapedErrors(context, error_body):
             header = http.request_headers(context)
             call = http.read_call(context, header, surface, body, arrived)
             response = await self._pipeline.run(call)

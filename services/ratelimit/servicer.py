@@ -77,10 +77,7 @@ class RateLimitServicer(rpc.RateLimitServiceServicer):
             ]
         )
         return pb.BatchSettleResponse(
-            responses=[
-                pb.SettleResponse(settled=result.settled, limits=map(_limit, result.standings))
-                for result in results
-            ]
+            responses=[pb.SettleResponse(settled=result.settled) for result in results]
         )
 
     async def Renew(self, request: pb.RenewRequest, context: Any) -> pb.RenewResponse:

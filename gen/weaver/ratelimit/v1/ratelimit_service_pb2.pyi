@@ -354,7 +354,7 @@ class SettleResponse(_message.Message):
     """False when the reservation was unknown or settled before."""
     @_builtins.property
     def limits(self) -> _containers.RepeatedCompositeFieldContainer[Global___LimitState]:
-        """Every rule that applies, after settling."""
+        """Every rule that applies, after settling; left out in batches."""
 
     def __init__(
         self,
