@@ -15,7 +15,7 @@ EXAMPLES = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 EXPECTED = (r"\d+ \d+\n$", r"stop, record \d+\n$", r"reason INVALID_REQUEST\nfields \['messages'\]")
 
 
-@pytest.mark.parametrize(("example", "expected"), zip(EXAMPLES, EXPECTED, strict=True))
+@pytest.mark.parametrize(("example", "expected"), list(zip(EXAMPLES, EXPECTED, strict=True)))
 def test_an_example_of_the_page_does_what_it_says(
     suite: Any, tmp_path: Path, example: str, expected: str
 ) -> None:
