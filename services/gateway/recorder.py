@@ -39,6 +39,10 @@ class Observer(Protocol):
         """Take note that the log does not answer, or (None) that it does again."""
         ...
 
+    def rejected(self, error: Exception) -> None:
+        """Take note that the log refuses an event for good, which leaves a hole."""
+        ...
+
 
 class Recorder:
     """Numbers events and sends them in batches, one batch under way at a time.
@@ -155,7 +159,7 @@ class Recorder:
                 await self._send([waiting])
             return
         _, future, _ = batch[0]
-        self._observer.stalled(_unavailable())
+        self._observer.rejected(error)
         if not future.done():
             future.set_exception(error)
             future.exception()

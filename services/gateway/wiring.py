@@ -72,6 +72,11 @@ class _Reporter:
         self._recorded = Counter(
             "weaver_records", "Records that the log has confirmed.", registry=registry
         )
+        self._rejected = Counter(
+            "weaver_records_rejected",
+            "Records that the log refused for good; each is a hole that auditors see.",
+            registry=registry,
+        )
         self._waiting = Gauge(
             "weaver_records_waiting",
             "Records that the log has not confirmed yet.",
@@ -90,6 +95,11 @@ class _Reporter:
         else:
             _log.error("the audit log does not answer", reason=error.reason, error=error.message)
         self._ready()
+
+    def rejected(self, error: Exception) -> None:
+        """Count a record that the log refused for good."""
+        self._rejected.inc()
+        _log.error("the audit log refused a record", error=f"{type(error).__name__}: {error}")
 
     def changed(self, name: str, *, up: bool) -> None:
         """Note that a dependency came up or went down."""

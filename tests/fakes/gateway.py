@@ -142,6 +142,7 @@ class FakeObserver:
 
     def __init__(self) -> None:
         self.stalls: list[WeaverError | None] = []
+        self.rejections: list[Exception] = []
         self.count = 0
 
     def recorded(self, events: int) -> None:
@@ -149,6 +150,9 @@ class FakeObserver:
 
     def stalled(self, error: WeaverError | None) -> None:
         self.stalls.append(error)
+
+    def rejected(self, error: Exception) -> None:
+        self.rejections.append(error)
 
 
 class Suite:

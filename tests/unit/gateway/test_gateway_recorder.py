@@ -16,7 +16,8 @@ def event() -> Event:
 
 def recorder(log: FakeLog, **changes: object) -> Recorder:
     options = {"instance": "gateway-t", "clock": StillClock(), "patience_s": 0.0, **changes}
-    return Recorder(log, FakeObserver(), **options)  # type: ignore[arg-type]
+    observer = options.pop("observer", None) or FakeObserver()
+    return Recorder(log, observer, **options)  # type: ignore[arg-type]
 
 
 async def test_events_of_concurrent_callers_share_a_batch_in_order() -> None:
@@ -43,9 +44,9 @@ async def test_a_batch_is_repeated_with_the_same_ids_until_the_log_has_it() -> N
 
 
 async def test_a_bad_event_fails_alone() -> None:
-    log = FakeLog()
+    log, observer = FakeLog(), FakeObserver()
     log.open.clear()
-    numbering = recorder(log)
+    numbering = recorder(log, observer=observer)
     futures = [numbering.submit(event()) for _ in range(3)]
     await log.asked.wait()
     log.errors = [AlreadyExists("batch"), AlreadyExists("first alone")]
@@ -56,6 +57,7 @@ async def test_a_bad_event_fails_alone() -> None:
         "RecordReference",
         "RecordReference",
     ]
+    assert len(observer.rejections) == 1
 
 
 async def test_too_many_waiting_events_are_refused_without_a_number() -> None:
