@@ -7,8 +7,8 @@ are compared with the last commit; a commit that changed them, with the one befo
 import io
 import subprocess
 import sys
-import tarfile
 import tempfile
+import zipfile
 from pathlib import Path
 
 from tools.generate import ROOT, write_image
@@ -35,11 +35,11 @@ def earlier(destination: Path) -> str:
     revision = "HEAD" if git("status", "--porcelain", "--", "protos").stdout else "HEAD~1"
     if git("rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}").returncode:
         return "no parent commit here (the first commit, or a shallow clone)"
-    archive = git("archive", revision, "protos")
+    archive = git("archive", "--format=zip", revision, "protos")
     if archive.returncode:
         return f"{revision} has no contracts"
-    with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as files:
-        files.extractall(destination, filter="data")
+    with zipfile.ZipFile(io.BytesIO(archive.stdout)) as files:
+        files.extractall(destination)
     return revision
 
 
