@@ -10,11 +10,13 @@ import json
 import platform
 import re
 import shutil
+import ssl
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -54,6 +56,23 @@ def wrk_script(running: Running, model: str) -> str:
         'wrk.headers["content-type"] = "application/json"\n'
         f'wrk.headers["authorization"] = "Bearer {running.api_key}"\n'
     )
+
+
+def check(running: Running, model: str) -> None:
+    """Make sure that what is going to be measured is a real answer.
+
+    Raises:
+        SystemExit: it is not.
+    """
+    context = ssl.create_default_context(cafile=str(running.ca))
+    body = json.dumps({"model": model, "messages": [{"role": "user", "content": PROMPT}]}).encode()
+    headers = {"content-type": "application/json", "authorization": f"Bearer {running.api_key}"}
+    url = f"{running.url}/v1/chat/completions"
+    request = urllib.request.Request(url, body, headers)  # noqa: S310 - our own front door
+    with urllib.request.urlopen(request, context=context, timeout=10) as response:  # noqa: S310
+        answer = json.load(response)
+    if not answer["choices"][0]["message"]["content"]:
+        sys.exit(f"bench: not an answer: {answer}")
 
 
 def measure(
@@ -169,6 +188,7 @@ def main() -> None:
             for provider in options.providers
         }
         for (topology, provider), running in suites.items():
+            check(running, "stub-model" if provider == "stub" else "bench")
             measure(running, topology, provider, 4, 1)
         start = time.monotonic()
         for number in range(options.rounds):

@@ -26,6 +26,8 @@ class Batcher(Generic[Item, Result]):
         max_batch: items in one batch at most.
         max_pending: items waiting at most; beyond it `submit` raises `ResourceExhausted`.
         concurrency: batches under way at once at most.
+        linger_s: how long the first item of an idle batcher waits for others, or for `hurry`: for
+            what nobody waits for.
     """
 
     def __init__(
@@ -35,8 +37,11 @@ class Batcher(Generic[Item, Result]):
         max_batch: int = 256,
         max_pending: int = 4096,
         concurrency: int = 1,
+        linger_s: float = 0.0,
     ) -> None:
         """See the class."""
+        self._linger_s = linger_s
+        self._lingering: asyncio.TimerHandle | None = None
         self._send = send
         self._max_batch = max_batch
         self._max_pending = max_pending
@@ -63,16 +68,31 @@ class Batcher(Generic[Item, Result]):
             raise ResourceExhausted(msg, reason="QUEUE_FULL", retry_after_s=0.1)
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self._pending.append((item, future))
-        if len(self._under_way) < self._concurrency:
-            task = asyncio.create_task(self._drain())
-            self._under_way.add(task)
-            task.add_done_callback(self._under_way.discard)
+        if len(self._under_way) < self._concurrency and self._lingering is None:
+            if self._linger_s:
+                loop = asyncio.get_running_loop()
+                self._lingering = loop.call_later(self._linger_s, self.hurry)
+            else:
+                self._begin()
         return future
+
+    def hurry(self) -> None:
+        """Send what lingers now."""
+        if self._lingering is not None:
+            self._lingering.cancel()
+            self._lingering = None
+            self._begin()
 
     async def close(self) -> None:
         """Wait until everything that was submitted has been sent."""
+        self.hurry()
         while self._under_way:
             await asyncio.gather(*self._under_way)
+
+    def _begin(self) -> None:
+        task = asyncio.create_task(self._drain())
+        self._under_way.add(task)
+        task.add_done_callback(self._under_way.discard)
 
     async def _drain(self) -> None:
         while self._pending:

@@ -108,8 +108,9 @@ class WholeResponse(msgspec.Struct, frozen=True):
 class StreamedResponse(Protocol):
     """A response that is released as it is produced.
 
-    Iterating to the end releases it whole. `aclose` must be called whatever happens; before the end
-    it cancels the provider and records the outcome as cancelled.
+    It is released whole by iterating to the end and then sending what `last` returns. `aclose` must
+    be called whatever happens; before the end it cancels the provider and records the outcome as
+    cancelled.
     """
 
     @property
@@ -143,7 +144,11 @@ class StreamedResponse(Protocol):
         ...
 
     def __aiter__(self) -> AsyncIterator[bytes]:
-        """Yield the answer piece by piece, whole events each."""
+        """Yield all of the answer but its end, piece by piece, whole events each."""
+        ...
+
+    async def last(self) -> bytes:
+        """Record the outcome and return the end of the answer, or the error in its place."""
         ...
 
     async def aclose(self) -> None:

@@ -22,6 +22,7 @@ SERVICE = "weaver.ratelimit.v1.RateLimitService"
 # Every call is idempotent by reservation id.
 IDEMPOTENT = tuple(f"/{SERVICE}/{method}" for method in ("BatchReserve", "BatchSettle", "Renew"))
 RESERVATION_BYTES = 16
+SETTLE_WITHIN_S = 0.02
 
 _VERDICTS: Final = {pb.VERDICT_ADMITTED: "admitted", pb.VERDICT_REFUSED: "refused"}
 _SOURCES: Final = {pb.SOURCE_STORE: "store", pb.SOURCE_LOCAL: "local", pb.SOURCE_NONE: "none"}
@@ -47,7 +48,10 @@ class LimitClient:
         self._stub = ratelimit_service_pb2_grpc.RateLimitServiceStub(channel)
         self._timeout_s = timeout_s
         self._reserve: Batcher[pb.ReserveRequest, Admission] = Batcher(self._send_reserve)
-        self._settle: Batcher[pb.SettleRequest, None] = Batcher(self._send_settle)
+        # Nobody waits for a settlement: it leaves with the next reservation, or soon.
+        self._settle: Batcher[pb.SettleRequest, None] = Batcher(
+            self._send_settle, linger_s=SETTLE_WITHIN_S
+        )
         self._renewals: set[asyncio.Task[Any]] = set()
 
     async def reserve(
@@ -61,6 +65,7 @@ class LimitClient:
             cost_micros=cost_micros,
             principal=principal_message(principal),
         )
+        self._settle.hurry()
         try:
             return await self._reserve.submit(request)
         except WeaverError as error:

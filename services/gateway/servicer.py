@@ -129,21 +129,23 @@ class GatewayServicer(gateway_service_pb2_grpc.GatewayServiceServicer):
             msg = f"The model `{request.id[:128]}` does not exist or you may not use it."
             raise NotFound(msg, reason="MODEL_NOT_FOUND")
 
-    async def ChatCompletions(
+    async def ChatCompletions(  # type: ignore[override] # see interceptors.chain
         self, request: httpbody_pb2.HttpBody, context: Any
-    ) -> AsyncIterator[httpbody_pb2.HttpBody]:
-        """Answer OpenAI chat completions, whole or streamed."""
+    ) -> httpbody_pb2.HttpBody:
+        """Answer OpenAI chat completions, whole or streamed; the last message is returned."""
         response = await self._run(CHAT, request.data, context)
         if isinstance(response, WholeResponse):
-            yield httpbody_pb2.HttpBody(content_type=response.content_type, data=response.body)
-            return
+            return httpbody_pb2.HttpBody(content_type=response.content_type, data=response.body)
         try:
             content_type = response.content_type
             async for piece in response:
-                if response.record is not None:
-                    trailer = ("x-weaver-record", http.record_header(response.record))
-                    context.set_trailing_metadata([trailer])
-                yield httpbody_pb2.HttpBody(content_type=content_type, data=piece)
+                message = httpbody_pb2.HttpBody(content_type=content_type, data=piece)
+                await context.write(message.SerializeToString())
+            last = httpbody_pb2.HttpBody(content_type=content_type, data=await response.last())
+            if response.record is not None:
+                trailer = ("x-weaver-record", http.record_header(response.record))
+                context.set_trailing_metadata([trailer])
+            return last
         finally:
             await response.aclose()
 
@@ -193,6 +195,9 @@ class GatewayServicer(gateway_service_pb2_grpc.GatewayServiceServicer):
             async for piece in response:
                 for text in typed.text_deltas(piece):
                     yield pb.GenerateStreamResponse(text_delta=text)
+            last = await response.last()
+            for text in typed.text_deltas(last) if response.error is None else ():
+                yield pb.GenerateStreamResponse(text_delta=text)
             yield self._typed_end(response)
         finally:
             await response.aclose()

@@ -61,6 +61,7 @@ class Stream:
         self.generation = Generation()
         self.error: WeaverError | None = None
         self._events = 0
+        self._held: list[bytes] = []
         self._exchange = exchange
         self._steps = steps
         self._clock = clock
@@ -78,13 +79,12 @@ class Stream:
         return self._exchange.admission
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        """Yield the answer piece by piece, whole events each."""
-        held: list[bytes] = []
+        """Yield all of the answer but its end, piece by piece, whole events each."""
         step: StreamStep | WeaverError = await self._next()
         while isinstance(step, StreamChunk):
             piece = self._redacted(step)
             if step.terminal:
-                held.append(piece)
+                self._held.append(piece)
             elif piece:
                 self._sent.update(piece)
                 yield piece
@@ -95,7 +95,24 @@ class Stream:
             self.error = _broken_off(step) if step.error else None
         elif isinstance(step, WeaverError):
             self.error = step
-        yield await self._last(b"".join(held))
+
+    async def last(self) -> bytes:
+        """Record the outcome and return the end of the answer, or the error in its place."""
+        held = b"".join(self._held)
+        if self.error is None:
+            self._sent.update(held)
+        self._commit()
+        if self.error is None:
+            outcome = self._exchange.complete(self.generation)
+        else:
+            outcome = self._exchange.interrupt(self.generation, self.error.reason)
+        try:
+            self.record = await self._exchange.durable(outcome, self._outcome_timeout_s)
+        except WeaverError as failure:
+            self.error = self.error or failure
+        if self.error is None:
+            return held
+        return self._error_event(self.error, self._exchange.call.request_id)
 
     async def aclose(self) -> None:
         """End the response; before its end this cancels the provider."""
@@ -124,23 +141,6 @@ class Stream:
         if now >= self._renew_at:
             self._renew_at = now + RENEW_S
             self._exchange.renew()
-
-    async def _last(self, held: bytes) -> bytes:
-        """Record the outcome and return the last bytes of the stream."""
-        if self.error is None:
-            self._sent.update(held)
-        self._commit()
-        if self.error is None:
-            outcome = self._exchange.complete(self.generation)
-        else:
-            outcome = self._exchange.interrupt(self.generation, self.error.reason)
-        try:
-            self.record = await self._exchange.durable(outcome, self._outcome_timeout_s)
-        except WeaverError as failure:
-            self.error = self.error or failure
-        if self.error is None:
-            return held
-        return self._error_event(self.error, self._exchange.call.request_id)
 
     def _redacted(self, chunk: StreamChunk) -> bytes:
         self._received.update(chunk.body)

@@ -144,3 +144,25 @@ async def test_several_batches_can_be_under_way() -> None:
     batcher: Batcher[int, int] = Batcher(send, max_batch=1, concurrency=3)
     assert await asyncio.gather(*(batcher.submit(item) for item in range(9))) == list(range(9))
     assert most == 3
+
+
+async def test_what_lingers_leaves_together_after_a_while_or_in_a_hurry() -> None:
+    batches: list[list[int]] = []
+
+    async def send(items: Sequence[int]) -> Sequence[int | Exception]:
+        batches.append(list(items))
+        return list(items)
+
+    batcher: Batcher[int, int] = Batcher(send, linger_s=0.01)
+    first = [batcher.enqueue(number) for number in range(3)]
+    await asyncio.sleep(0)
+    assert batches == []
+    assert await asyncio.gather(*first) == [0, 1, 2]
+    batcher = Batcher(send, linger_s=60.0)
+    second = [batcher.enqueue(number) for number in range(2)]
+    batcher.hurry()
+    assert await asyncio.gather(*second) == [0, 1]
+    third = batcher.enqueue(7)
+    await batcher.close()
+    assert third.result() == 7
+    assert batches == [[0, 1, 2], [0, 1], [7]]
