@@ -48,6 +48,9 @@ _DEPTH = 6
 _REPETITIVE = "opentelemetry."
 _REPEAT_S = 60.0
 
+# gRPC logs a header that is not UTF-8, whatever header it is, with its whole value.
+_HEADERS_LOGGED_BY = "grpc."
+
 Event = MutableMapping[str, Any]
 
 
@@ -217,6 +220,8 @@ class _StandardLibrary(logging.Handler):
         """Log a record as an event of its logger."""
         if record.name.startswith(_REPETITIVE) and not self._due(record):
             return
+        if record.name.startswith(_HEADERS_LOGGED_BY) and _has_bytes(record):
+            return
         try:
             self._log.log(
                 record.levelno, record.getMessage(), logger=record.name, exc_info=record.exc_info
@@ -230,3 +235,7 @@ class _StandardLibrary(logging.Handler):
             return False
         self._last[place] = record.created
         return True
+
+
+def _has_bytes(record: logging.LogRecord) -> bool:
+    return isinstance(record.args, tuple) and any(isinstance(arg, bytes) for arg in record.args)

@@ -115,6 +115,19 @@ def test_an_exporter_that_complains_is_heard_once_a_minute(monkeypatch: pytest.M
     assert len(stderr.lines()) == 1
 
 
+def test_a_header_that_grpc_cannot_decode_is_not_logged(monkeypatch: pytest.MonkeyPatch) -> None:
+    stderr = configured(monkeypatch)
+    library = logging.getLogger("grpc._cython.cygrpc")
+    header = b"sesame\xa0"
+    try:
+        header.decode()
+    except UnicodeDecodeError:
+        library.exception("Invalid encoding on %s", header)
+    library.error("Unexpected [%s] raised", "TypeError")
+    assert [line["event"] for line in stderr.lines()] == ["Unexpected [TypeError] raised"]
+    assert "sesame" not in stderr.text()
+
+
 def test_a_record_that_cannot_be_formatted_breaks_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     stderr = configured(monkeypatch)
     monkeypatch.setattr(logging, "raiseExceptions", False)
