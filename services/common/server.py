@@ -175,7 +175,11 @@ async def _renew(settings: CommonSettings) -> None:
     """Renew the certificates that we made ourselves, in processes that run for weeks."""
     while True:
         await asyncio.sleep(_RENEWAL_S)
-        made = await asyncio.to_thread(certificates.ensure, settings)
+        try:
+            made = await asyncio.to_thread(certificates.ensure, settings)
+        except Exception:  # noqa: BLE001 - the old ones serve on, and the next attempt may succeed
+            _log.exception("cannot renew certificates")
+            continue
         if made:
             _log.info("certificates renewed", names=made)
 

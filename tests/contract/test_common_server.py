@@ -12,6 +12,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from structlog.testing import capture_logs
 
 from services.common import server
 from services.common.channel import call
@@ -170,6 +171,24 @@ async def test_a_process_that_runs_for_weeks_renews_its_certificates(
     (suite.settings.tls_path / "audit.pem").unlink()
     async with asyncio.timeout(5):
         while not (suite.settings.tls_path / "audit.pem").exists():
+            await asyncio.sleep(0.01)
+
+
+async def test_a_renewal_that_fails_is_tried_again(
+    suite: Suite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "_RENEWAL_S", 0.01)
+    await suite.serve()
+    directory = suite.settings.tls_path
+    directory.rename(directory.with_name("away"))
+    with capture_logs() as written:
+        directory.touch()
+        async with asyncio.timeout(5):
+            while not any(line["event"] == "cannot renew certificates" for line in written):
+                await asyncio.sleep(0.01)
+    directory.unlink()
+    async with asyncio.timeout(5):
+        while not (directory / "audit.pem").exists():
             await asyncio.sleep(0.01)
 
 
