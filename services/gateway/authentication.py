@@ -182,12 +182,15 @@ class Authenticator:
         scheme, _, credential = authorization.partition(" ")
         if scheme.lower() != "bearer":
             credential = header("x-api-key")
-        credential = credential.strip()
+        credential = credential.strip(" ")
         if not credential:
             msg = "No credential. Send `Authorization: Bearer <API key or token>`."
             raise Unauthenticated(msg, reason="MISSING_CREDENTIAL")
         if len(credential) > MAX_CREDENTIAL_BYTES:
             msg = f"The credential is longer than {MAX_CREDENTIAL_BYTES} bytes."
+            raise Unauthenticated(msg)
+        if not (credential.isascii() and credential.isprintable()):
+            msg = "The credential has characters that are not printable ASCII."
             raise Unauthenticated(msg)
         return credential
 

@@ -80,6 +80,10 @@ def test_two_keys_are_two_principals() -> None:
         ({"authorization": "Bearer key-1x"}, "INVALID_CREDENTIAL"),
         ({"authorization": "Bearer a.b.c"}, "INVALID_CREDENTIAL"),
         ({"authorization": "Bearer ü"}, "INVALID_CREDENTIAL"),
+        ({"authorization": "Bearer key-1\xa0"}, "INVALID_CREDENTIAL"),
+        ({"authorization": "Bearer \xa0key-1"}, "INVALID_CREDENTIAL"),
+        ({"x_api_key": "key-1\t"}, "INVALID_CREDENTIAL"),
+        ({"x_api_key": "key-1\xa0"}, "INVALID_CREDENTIAL"),
         ({"authorization": "Bearer " + "x" * 9000}, "INVALID_CREDENTIAL"),
     ],
 )
