@@ -15,6 +15,8 @@ from services.model.failure import ProviderError, failed
 from services.model.sse import Event
 
 MAX_HELD_BYTES = 2 * 1024 * 1024
+# Beyond this a count is a provider's defect, and no record could hold what it costs.
+MOST_TOKENS = 2**40
 _DONE = b"[DONE]"
 _ASK_USAGE = b'{"include_usage":true}'
 
@@ -34,15 +36,19 @@ class _Usage(msgspec.Struct, gc=False):
     prompt_tokens_details: _Cached | None = None
     completion_tokens_details: _Reasoned | None = None
 
-    def counted(self) -> Usage:
+    def counted(self) -> Usage | None:
+        """Return the counts; None where a count that is charged cannot be true."""
+        prompt, completion = _count(self.prompt_tokens), _count(self.completion_tokens)
+        if prompt is None or completion is None:
+            return None
         cached = self.prompt_tokens_details or _Cached()
         reasoned = self.completion_tokens_details or _Reasoned()
         return Usage(
-            _count(self.prompt_tokens),
-            _count(self.completion_tokens),
-            _count(cached.cached_tokens),
-            _count(cached.cache_write_tokens),
-            _count(reasoned.reasoning_tokens),
+            prompt,
+            completion,
+            _count(cached.cached_tokens) or 0,
+            _count(cached.cache_write_tokens) or 0,
+            _count(reasoned.reasoning_tokens) or 0,
         )
 
 
@@ -170,7 +176,7 @@ def read_answer(body: bytes) -> Facts:
         facts.finish_reason = whole.choices[0].finish_reason or ""
     if whole.usage is not None:
         facts.usage = whole.usage.counted()
-    elif whole.choices:
+    if facts.usage is None and whole.choices:
         facts.answer_bytes = _spoken_bytes(body)
     return facts
 
@@ -241,7 +247,7 @@ class StreamWatch:
         if chunk.model and not facts.model:
             facts.model = chunk.model
         if chunk.usage is not None:
-            facts.usage = chunk.usage.counted()
+            facts.usage = chunk.usage.counted() or facts.usage
         for choice in chunk.choices or ():
             if choice.delta is not None:
                 facts.answer_bytes += choice.delta.size()
@@ -281,5 +287,8 @@ def _size(value: Any) -> int:  # noqa: ANN401 - text or any JSON
     return len(value.encode()) if isinstance(value, str) else len(msgspec.json.encode(value))
 
 
-def _count(tokens: float | None) -> int:
-    return max(0, int(tokens or 0))
+def _count(tokens: float | None) -> int | None:
+    """Return a provider's count; None for one that cannot be true."""
+    if tokens is None:
+        return 0
+    return int(tokens) if 0 <= tokens <= MOST_TOKENS and tokens == int(tokens) else None

@@ -13,6 +13,8 @@ import msgspec
 from services.model.call import Facts, Usage
 
 BYTES_PER_TOKEN = 4
+# The largest integer that the audit log can hold.
+MOST_MICROS = 2**53 - 1
 _MILLION = 1_000_000
 _ATTACHMENT_BYTES = 4_000
 _PROMPT_FIELDS = ("messages", "input", "prompt", "system", "tools", "instructions")
@@ -35,9 +37,9 @@ class Prices(msgspec.Struct, frozen=True):
         return hashlib.sha256(msgspec.json.encode(self)).hexdigest()[:12]
 
     def cost_micros(self, usage: Usage) -> int:
-        """Return what a call cost, rounded up."""
+        """Return what a call cost, rounded up; never more than a record can hold."""
         total = usage.input_tokens * self.input_micros + usage.output_tokens * self.output_micros
-        return -(-total // _MILLION)
+        return min(-(-total // _MILLION), MOST_MICROS)
 
 
 def counted(facts: Facts, request_body: bytes) -> Usage:

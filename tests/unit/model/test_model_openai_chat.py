@@ -17,6 +17,7 @@ from services.model.openai_chat import (
     read_answer,
 )
 from services.model.sse import Event
+from services.model.usage import counted
 
 ROLE = {"choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}}], "model": "m-1"}
 WORD = {"choices": [{"index": 0, "delta": {"content": "hello"}}]}
@@ -245,3 +246,32 @@ def test_watch_holds_no_more_than_it_must() -> None:
 
     with pytest.raises(ProviderError, match="goes on"):
         watched.take(event({"choices": [], "x": "y" * MAX_HELD_BYTES}))
+
+
+@pytest.mark.parametrize("count", [10**17, 1e300, -1, -1e300, 2**40 + 1, 0.5])
+@pytest.mark.parametrize("field", ["prompt_tokens", "completion_tokens"])
+def test_a_count_that_cannot_be_true_is_no_count(field: str, count: float) -> None:
+    usage = {"prompt_tokens": 1, "completion_tokens": 2, field: count}
+    answer = {"choices": [{"message": {"content": "12345"}, "finish_reason": "stop"}]}
+
+    whole = read_answer(json.dumps(answer | {"usage": usage}).encode())
+    streamed = watch()
+    for value in (WORD, FINISH, {"choices": [], "usage": usage}, "[DONE]"):
+        streamed.take(event(value))
+
+    for facts in (whole, streamed.facts):
+        assert (facts.usage, facts.answer_bytes) == (None, 5)
+        assert counted(facts, b'{"prompt":"abcd"}') == Usage(1, 2, estimated=True)
+
+
+def test_a_detail_that_cannot_be_true_is_left_out() -> None:
+    usage = {
+        "prompt_tokens": 2**40,
+        "completion_tokens": 2.0,
+        "prompt_tokens_details": {"cached_tokens": 1e300, "cache_write_tokens": -1},
+        "completion_tokens_details": {"reasoning_tokens": 1},
+    }
+
+    facts = read_answer(json.dumps({"choices": [], "usage": usage}).encode())
+
+    assert facts.usage == Usage(2**40, 2, reasoning_tokens=1)

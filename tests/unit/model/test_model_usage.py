@@ -5,7 +5,7 @@ import json
 import pytest
 
 from services.model.call import Facts, Usage
-from services.model.usage import Prices, counted, prompt_bytes
+from services.model.usage import MOST_MICROS, Prices, counted, prompt_bytes
 
 
 def test_cost_is_whole_micros_rounded_up() -> None:
@@ -14,6 +14,10 @@ def test_cost_is_whole_micros_rounded_up() -> None:
     assert prices.cost_micros(Usage(1000, 500)) == 2500 + 5000
     assert Prices(1, 0).cost_micros(Usage(1, 0)) == 1
     assert Prices().cost_micros(Usage(10**9, 10**9)) == 0
+
+
+def test_cost_never_exceeds_what_a_record_can_hold() -> None:
+    assert Prices(10**12, 10**12).cost_micros(Usage(2**40, 2**40)) == MOST_MICROS < 2**53
 
 
 def test_version_names_the_figures() -> None:
