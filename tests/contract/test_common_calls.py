@@ -11,6 +11,7 @@ import pytest
 from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2
 from grpc_status import rpc_status
+from prometheus_client import generate_latest
 
 from services.common import logs
 from services.common.channel import call, stream
@@ -24,6 +25,8 @@ from services.common.errors import (
 )
 from services.common.server import Kind, Listener
 from services.common.settings import CommonSettings
+from tests.fakes.limits import MODEL
+from tests.fakes.limits import PEEK as PEEK_PATH
 from tests.fakes.served import LOCAL, Suite
 from weaver.common.v1 import identity_pb2
 from weaver.model.v1 import model_service_pb2
@@ -32,6 +35,7 @@ from weaver.ratelimit.v1 import ratelimit_service_pb2_grpc
 
 PEEK = pb.PeekRequest()
 STREAM = model_service_pb2.GenerateStreamRequest()
+STREAM_PATH = f"/{MODEL}/GenerateStream"
 
 
 @pytest.fixture
@@ -85,6 +89,27 @@ async def test_a_defect_says_nothing(suite: Suite) -> None:
     with pytest.raises(Internal) as caught:
         await call(suite.stub(handle.addresses[0]).Peek, PEEK, timeout_s=5)
     assert "sesame" not in str(caught.value.__cause__)
+
+
+@pytest.mark.parametrize(
+    ("arity", "path"), [("unary_unary", PEEK_PATH), ("unary_stream", STREAM_PATH)]
+)
+@pytest.mark.parametrize("request_bytes", [b"\xff", b"\x0a\x05x"])
+async def test_a_request_that_cannot_be_decoded_is_the_callers_error_and_counted(
+    suite: Suite, arity: str, path: str, request_bytes: bytes
+) -> None:
+    handle = await suite.serve()
+    call = getattr(suite.channel(handle.addresses[0]), arity)(path)(request_bytes)
+    assert await call.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert await call.details() == "The request cannot be decoded."
+    counted = generate_latest(suite.component.metrics).decode()
+    assert f'{{grpc_code="INVALID_ARGUMENT",grpc_method="{path}"}} 1.0' in counted
+
+
+async def test_a_peer_that_may_not_call_learns_nothing_of_its_request(suite: Suite) -> None:
+    handle = await suite.serve()
+    call = suite.channel(handle.addresses[0], own="model").unary_unary(PEEK_PATH)(b"\xff")
+    assert await call.code() is grpc.StatusCode.PERMISSION_DENIED
 
 
 async def test_a_method_that_is_not_served_is_unimplemented(suite: Suite) -> None:

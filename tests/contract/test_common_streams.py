@@ -6,10 +6,13 @@ from typing import Any
 
 import grpc
 import pytest
+from google.protobuf.wrappers_pb2 import Int32Value
 
 from services.common.interceptors.chain import Chain
+from services.common.interceptors.errors import Errors
 
 METHODS = {"/test.Stream/Generator", "/test.Stream/Coroutine"}
+NUMBERS = "/test.Stream/Numbers"
 
 
 async def generator(request: bytes, context: Any) -> AsyncIterator[bytes]:
@@ -25,12 +28,22 @@ async def coroutine(request: bytes, context: Any) -> bytes:
     return b"%d" % last
 
 
+async def numbers(request: Int32Value, context: Any) -> Int32Value:
+    last = request.value - 1
+    for number in range(last):
+        await context.write(Int32Value(value=number).SerializeToString())
+    return Int32Value(value=last)
+
+
 @pytest.fixture
 async def channel(tmp_path: Path) -> AsyncIterator[grpc.aio.Channel]:
-    server = grpc.aio.server(interceptors=[Chain(())])
+    server = grpc.aio.server(interceptors=[Chain((Errors(),))])
     handlers: dict[str, Any] = {
         "Generator": grpc.unary_stream_rpc_method_handler(generator),
         "Coroutine": grpc.unary_stream_rpc_method_handler(coroutine),
+        "Numbers": grpc.unary_stream_rpc_method_handler(
+            numbers, Int32Value.FromString, Int32Value.SerializeToString
+        ),
     }
     server.add_generic_rpc_handlers(
         (grpc.method_handlers_generic_handler("test.Stream", handlers),)
@@ -54,3 +67,12 @@ async def test_both_kinds_are_the_same_on_the_wire(
     assert await call.code() is grpc.StatusCode.OK
     trailers = dict(await call.trailing_metadata())
     assert trailers.get("x-end") == ("here" if path.endswith("Coroutine") else None)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+async def test_a_coroutine_streams_messages_of_protobuf(
+    channel: grpc.aio.Channel, count: int
+) -> None:
+    method: Any = channel.unary_stream(NUMBERS, Int32Value.SerializeToString, Int32Value.FromString)
+    replies = [reply.value async for reply in method(Int32Value(value=count))]
+    assert replies == list(range(count))

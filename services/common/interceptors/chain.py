@@ -8,6 +8,9 @@ A streaming method can also be a coroutine that writes all but its last message 
 bytes, and returns that one. The last message then leaves together with the status, in one operation
 instead of two: on the wire the call is the same, and one with a single message costs what a unary
 one does.
+
+Interceptors see a request as bytes. It is decoded innermost, so that one that cannot be decoded is
+an error like any other, and so that a peer that may not call costs no decoding.
 """
 
 import inspect
@@ -16,6 +19,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import grpc
+from google.protobuf.message import DecodeError
+
+from services.common.errors import InvalidArgument
 
 Behaviour = Callable[[Any, Any], Awaitable[Any]]
 Handler = Any  # gRPC's handlers are generic in its stubs alone
@@ -77,13 +83,28 @@ class Chain(grpc.aio.ServerInterceptor):
             behaviour = _writing(behaviour)
         elif handler.response_streaming:
             kind = f"{_ARITY[handler.request_streaming]}_unary"
+        deserializer = handler.request_deserializer
+        if deserializer is not None and self._interceptors and not handler.request_streaming:
+            behaviour, deserializer = _decoding(behaviour, deserializer), None
         for interceptor in reversed(self._interceptors):
             behaviour = interceptor.wrap(method, behaviour)
         build = getattr(grpc, f"{kind}_rpc_method_handler")
-        return build(behaviour, handler.request_deserializer, handler.response_serializer)
+        return build(behaviour, deserializer, handler.response_serializer)
 
 
 _ARITY = {False: "unary", True: "stream"}
+
+
+def _decoding(behaviour: Behaviour, decode: Callable[[bytes], Any]) -> Behaviour:
+    def decoded(request: Any, context: Any) -> Awaitable[Any]:  # noqa: ANN401 - gRPC's
+        try:
+            message = decode(request)
+        except DecodeError:
+            msg = "The request cannot be decoded."
+            raise InvalidArgument(msg) from None
+        return behaviour(message, context)
+
+    return decoded
 
 
 def _writing(generator: Callable[[Any, Any], Any]) -> Behaviour:
