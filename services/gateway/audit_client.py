@@ -7,6 +7,7 @@ from typing import Any
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from services.common.channel import call
+from services.common.errors import InvalidArgument
 from services.gateway.events import Event, EventType, RecordId, RecordReference
 from services.gateway.principal import Principal
 from services.gateway.typed import usage_message
@@ -47,8 +48,17 @@ class AuditClient:
         self._read_timeout_s = read_timeout_s
 
     async def append(self, events: Sequence[Event]) -> Sequence[RecordReference]:
-        """Return where the events stand, once all of them are durable."""
-        request = pb.AppendRecordsRequest(records=[record(event) for event in events])
+        """Return where the events stand, once all of them are durable.
+
+        Raises:
+            WeaverError: as the log says; InvalidArgument for an event that the wire cannot carry.
+        """
+        try:
+            request = pb.AppendRecordsRequest(records=[record(event) for event in events])
+        except (ValueError, TypeError, OverflowError) as error:
+            # It would fail again each time; the recorder finds out which event it is.
+            msg = "A record does not fit its contract."
+            raise InvalidArgument(msg) from error
         response = await call(self._stub.AppendRecords, request, timeout_s=self._append_timeout_s)
         return [RecordReference(response.origin, index) for index in response.indexes]
 

@@ -2,7 +2,8 @@
 
 Each event gets the next number of this boot when it is taken. The numbers have no hole, so that an
 auditor can tell a missing record; therefore an event that was numbered is sent until the log has
-it, even when its caller has long been refused. Repeating is safe: the log knows records by id.
+it, even when its caller has long been refused. Repeating is safe: the log knows records by id. An
+event that the log refuses for good is replaced, under its number, by one with its bare facts.
 
 While the log does not answer, callers that wait are told so after `patience_s`, and new events are
 refused before they get a number, except those that `must` follow an event already numbered. These
@@ -12,18 +13,31 @@ are bounded by the requests in flight.
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypeVar
+
+import structlog
 
 from services.common.clock import Clock
-from services.common.errors import DeadlineExceeded, ResourceExhausted, Unavailable, WeaverError
+from services.common.errors import (
+    AlreadyExists,
+    Internal,
+    InvalidArgument,
+    PermissionDenied,
+    Unavailable,
+    WeaverError,
+)
 from services.gateway.events import Event, RecordId, RecordReference
 from services.gateway.ports import AuditLog
 
 MAX_BATCH = 256
 FIRST_PAUSE_S = 0.02
 LONGEST_PAUSE_S = 0.5
-RETRYABLE = (Unavailable, ResourceExhausted, DeadlineExceeded)
+# What the log says of an event itself; everything else is the log's own trouble, which passes.
+FINAL = (InvalidArgument, AlreadyExists, PermissionDenied)
+
+_log = structlog.get_logger()
+_Told = TypeVar("_Told")
 
 Waiting = tuple[Event, "asyncio.Future[RecordReference]", bool]
 
@@ -39,8 +53,12 @@ class Observer(Protocol):
         """Take note that the log does not answer, or (None) that it does again."""
         ...
 
-    def rejected(self, error: Exception) -> None:
-        """Take note that the log refuses an event for good, which leaves a hole."""
+    def replaced(self, error: WeaverError) -> None:
+        """Take note that the log refuses an event for good, and holds its bare facts instead."""
+        ...
+
+    def rejected(self, error: WeaverError) -> None:
+        """Take note that the log refuses even an event's bare facts, which leaves a hole."""
         ...
 
 
@@ -118,6 +136,8 @@ class Recorder:
             self._sender.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._sender
+        for _, future, _ in (*self._batch, *self._pending):
+            _refuse(future)
         return self.waiting
 
     async def _send_all(self) -> None:
@@ -132,53 +152,102 @@ class Recorder:
 
     async def _send(self, batch: Sequence[Waiting]) -> None:
         """Send a batch until the log has it, or has refused it for good."""
+        try:
+            references = await self._append([event for event, _, _ in batch])
+        except FINAL as error:
+            await self._isolate(batch, error)
+        else:
+            self._resolve(batch, references)
+
+    async def _append(self, events: Sequence[Event]) -> Sequence[RecordReference]:
+        """Return where events stand, however long the log needs; raise what is `FINAL`."""
         start = self._clock.monotonic()
         pause_s = FIRST_PAUSE_S
         while True:
             try:
-                references = await self._log.append([event for event, _, _ in batch])
-            except RETRYABLE as error:
+                references = await self._log.append(events)
+                if len(references) != len(events):
+                    msg = f"The log gave {len(references)} places for {len(events)} records."
+                    raise Internal(msg)  # noqa: TRY301 - as bad as any other answer
+            except FINAL:
+                self._note_answer()
+                raise
+            except Exception as error:  # noqa: BLE001 - a number is owed, whatever goes wrong
                 self._note_stall(error, start)
                 await asyncio.sleep(pause_s)
                 pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
-            except Exception as error:  # noqa: BLE001 - a defect or a bad event: find which one
-                await self._isolate(batch, error)
-                return
             else:
                 self._note_answer()
-                for (_, future, _), reference in zip(batch, references, strict=True):
-                    if not future.done():
-                        future.set_result(reference)
-                self._observer.recorded(len(batch))
-                return
+                return references
 
-    async def _isolate(self, batch: Sequence[Waiting], error: Exception) -> None:
-        """Send the events of a refused batch one by one, so that only the bad one fails."""
+    async def _isolate(self, batch: Sequence[Waiting], error: WeaverError) -> None:
+        """Send the events of a refused batch one by one, so that only the bad one is replaced."""
         if len(batch) > 1:
             for waiting in batch:
                 await self._send([waiting])
             return
-        _, future, _ = batch[0]
-        self._observer.rejected(error)
-        if not future.done():
-            future.set_exception(error)
-            future.exception()
+        event, future, _ = batch[0]
+        try:
+            references = await self._append([_bare(event, error)])
+        except FINAL as final:
+            _tell(self._observer.rejected, final)
+            _refuse(future)
+        else:
+            _tell(self._observer.replaced, error)
+            self._resolve(batch, references)
 
-    def _note_stall(self, error: WeaverError, start: float) -> None:
+    def _resolve(self, batch: Sequence[Waiting], references: Sequence[RecordReference]) -> None:
+        for (_, future, _), reference in zip(batch, references, strict=True):
+            if not future.done():
+                future.set_result(reference)
+        _tell(self._observer.recorded, len(batch))
+
+    def _note_stall(self, error: Exception, start: float) -> None:
         if self._stall is None:
+            if not isinstance(error, WeaverError):
+                _log.error("appending to the audit log failed", exc_info=error)
+                error = Internal(f"{type(error).__name__}: {error}")
             self._stall = error
-            self._observer.stalled(error)
+            _tell(self._observer.stalled, error)
         if self._clock.monotonic() - start < self._patience_s:
             return
         for _, future, must in (*self._batch, *self._pending):
-            if not must and not future.done():
-                future.set_exception(_unavailable())
-                future.exception()
+            if not must:
+                _refuse(future)
 
     def _note_answer(self) -> None:
         if self._stall is not None:
             self._stall = None
-            self._observer.stalled(None)
+            _tell(self._observer.stalled, None)
+
+
+def _bare(event: Event, error: WeaverError) -> Event:
+    """Return the event that stands in for one that the log refuses: without what may be bad."""
+    return Event(
+        event.type,
+        event.time,
+        request_id=event.request_id,
+        principal=event.principal,
+        surface=event.surface,
+        intent_id=event.intent_id,
+        outcome=event.outcome,
+        attributes={"replaced": error.reason},
+        id=event.id,
+    )
+
+
+def _tell(hear: Callable[[_Told], None], told: _Told) -> None:
+    """Tell the observer; that it fails is no reason to stop sending."""
+    try:
+        hear(told)
+    except Exception:  # noqa: BLE001 - whatever it is
+        _log.exception("the recorder's observer failed")
+
+
+def _refuse(future: "asyncio.Future[RecordReference]") -> None:
+    if not future.done():
+        future.set_exception(_unavailable())
+        future.exception()
 
 
 def _unavailable() -> Unavailable:

@@ -74,7 +74,12 @@ class _Reporter:
         )
         self._rejected = Counter(
             "weaver_records_rejected",
-            "Records that the log refused for good; each is a hole that auditors see.",
+            "Records of which the log refused even the bare facts; each is a hole in the numbers.",
+            registry=registry,
+        )
+        self._replaced = Counter(
+            "weaver_records_replaced",
+            "Records that the log refused for good and holds with their bare facts instead.",
             registry=registry,
         )
         self._waiting = Gauge(
@@ -96,7 +101,12 @@ class _Reporter:
             _log.error("the audit log does not answer", reason=error.reason, error=error.message)
         self._ready()
 
-    def rejected(self, error: Exception) -> None:
+    def replaced(self, error: WeaverError) -> None:
+        """Count a record of which the log holds the bare facts."""
+        self._replaced.inc()
+        _log.error("the audit log refused a record; bare facts replace it", error=str(error))
+
+    def rejected(self, error: WeaverError) -> None:
         """Count a record that the log refused for good."""
         self._rejected.inc()
         _log.error("the audit log refused a record", error=f"{type(error).__name__}: {error}")

@@ -1,7 +1,7 @@
 """Neighbours of the gateway that do what a test tells them, and a clock that stands still."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 
 from services.common.errors import WeaverError
 from services.gateway import openai
@@ -52,6 +52,7 @@ class FakeLog:
     def __init__(self) -> None:
         self.events: list[Event] = []
         self.errors: list[WeaverError | Exception] = []
+        self.refuses: Callable[[Event], WeaverError | None] = lambda _: None
         self.attempts: list[list[Event]] = []
         self.open = asyncio.Event()
         self.open.set()
@@ -63,6 +64,8 @@ class FakeLog:
         await self.open.wait()
         if self.errors:
             raise self.errors.pop(0)
+        for refusal in filter(None, map(self.refuses, events)):
+            raise refusal
         start = len(self.events)
         self.events += events
         return [RecordReference("log", start + number) for number in range(len(events))]
@@ -142,7 +145,8 @@ class FakeObserver:
 
     def __init__(self) -> None:
         self.stalls: list[WeaverError | None] = []
-        self.rejections: list[Exception] = []
+        self.rejections: list[WeaverError] = []
+        self.replacements: list[WeaverError] = []
         self.count = 0
 
     def recorded(self, events: int) -> None:
@@ -151,7 +155,10 @@ class FakeObserver:
     def stalled(self, error: WeaverError | None) -> None:
         self.stalls.append(error)
 
-    def rejected(self, error: Exception) -> None:
+    def replaced(self, error: WeaverError) -> None:
+        self.replacements.append(error)
+
+    def rejected(self, error: WeaverError) -> None:
         self.rejections.append(error)
 
 
