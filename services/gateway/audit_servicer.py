@@ -29,6 +29,7 @@ def _no_model(body: bytes, _: int) -> Ask:
 
 RECORDS = Surface("audit.records", Scope.AUDIT_OWN, _no_model)
 RECEIPT = Surface("audit.receipt", Scope.AUDIT_OWN, _no_model)
+PROOF = Surface("audit.proof", Scope.AUDIT_OWN, _no_model)
 TILE = Surface("audit.tile", Scope.AUDIT_ALL, _no_model)
 
 
@@ -98,10 +99,10 @@ class AuditReaderServicer(audit_reader_service_pb2_grpc.AuditReaderServiceServic
 
         return await self._read(TILE, request, context, reading, BYTES)
 
-    async def GetCheckpoint(self, request: pb.GetCheckpointRequest, context: Any) -> Any:  # noqa: ARG002 - gRPC's signature
+    async def GetCheckpoint(self, request: pb.GetCheckpointRequest, context: Any) -> Any:
         """Return the newest signed checkpoint, as text."""
         with ShapedErrors(context):
-            self._pipeline.authenticate(http.request_headers(context))
+            self._permit(request, context)
             response = await self._audit.read("GetCheckpoint", audit_pb.GetCheckpointRequest())
             return httpbody_pb2.HttpBody(content_type=TEXT, data=response.checkpoint.encode())
 
@@ -110,7 +111,7 @@ class AuditReaderServicer(audit_reader_service_pb2_grpc.AuditReaderServiceServic
     ) -> Any:
         """Prove that the log only grew between two sizes."""
         with ShapedErrors(context):
-            self._pipeline.authenticate(http.request_headers(context))
+            self._permit(request, context)
             asked = audit_pb.GetConsistencyProofRequest(
                 first_size=request.first_size, second_size=request.second_size
             )
@@ -123,10 +124,10 @@ class AuditReaderServicer(audit_reader_service_pb2_grpc.AuditReaderServiceServic
             }
             return httpbody_pb2.HttpBody(content_type=JSON, data=msgspec.json.encode(proof))
 
-    async def ListKeys(self, request: pb.ListKeysRequest, context: Any) -> Any:  # noqa: ARG002 - gRPC's signature
+    async def ListKeys(self, request: pb.ListKeysRequest, context: Any) -> Any:
         """List every public key that ever signed."""
         with ShapedErrors(context):
-            self._pipeline.authenticate(http.request_headers(context))
+            self._permit(request, context)
             response = await self._audit.read("ListKeys", audit_pb.ListKeysRequest())
             keys = [
                 {
@@ -140,6 +141,12 @@ class AuditReaderServicer(audit_reader_service_pb2_grpc.AuditReaderServiceServic
             ]
             data = msgspec.json.encode({"origin": response.origin, "keys": keys})
             return httpbody_pb2.HttpBody(content_type=JSON, data=data)
+
+    def _permit(self, request: Any, context: Any) -> None:
+        """Let a caller read what holds no record: it is not recorded, its refusal is counted."""
+        header = http.request_headers(context)
+        body = request.SerializeToString()
+        self._pipeline.permit(http.read_call(context, header, PROOF, body, time.monotonic()))
 
     async def _read(
         self,

@@ -18,6 +18,7 @@ from services.gateway.events import (
     RecordReference,
     Usage,
 )
+from services.gateway.personal_data import suspicious
 from services.gateway.ports import Admission, Generation, Limiter, ModelInfo
 from services.gateway.principal import Principal
 from services.gateway.recorder import Recorder
@@ -26,6 +27,8 @@ from services.gateway.redaction import Redactor
 OK = 200
 CLIENT_CLOSED_REQUEST = 499
 LONGEST_NAME = 256
+SCANNED_AT_ONCE = 256 * 1024
+REDACTED_AT_ONCE = 4 * 1024
 
 
 class Exchange:
@@ -82,7 +85,7 @@ class Exchange:
         self.principal = principal
         self.admission = admission
         self.redactor = redactor
-        self.prompt = ask.body if redactor is None else redactor.json(ask.body)
+        self.prompt = ask.body
         self.answer_commitments = Commitments()
         self._recorder = recorder
         self._limiter = limiter
@@ -93,11 +96,26 @@ class Exchange:
         self._left = False
         self.closed = False
 
+    async def redact(self) -> None:
+        """Take personal data out of the prompt."""
+        if self.redactor is not None:
+            self.prompt = await _away(self.redactor.json, self.ask.body)
+
+    async def redacted(self, answer: bytes) -> bytes:
+        """Return a whole answer without personal data."""
+        return answer if self.redactor is None else await _away(self.redactor.answer, answer)
+
+    def release(self) -> None:
+        """Give the reservation back: nothing was done, and no intent was numbered."""
+        if not self.closed:
+            self.closed = True
+            self._limiter.settle(self.principal, self.admission, None, 0)
+
     async def open(self) -> None:
         """Record the intent and wait until it is durable.
 
         Raises:
-            Unavailable: the log does not answer. No intent was numbered, or an outcome follows it.
+            Unavailable: the log does not answer; `opened` says whether an intent was numbered.
         """
         event = self._event(EventType.INTENT)
         commitments = event.commitments = Commitments()
@@ -105,12 +123,7 @@ class Exchange:
         commitments.add("PROMPT_SENT", self.prompt)
         event.limit = self.admission.decision
         event.redactions = self._redactions("PROMPT")
-        try:
-            future = self._recorder.submit(event)
-        except Unavailable:
-            self.closed = True
-            self._limiter.settle(self.principal, self.admission, None, 0)
-            raise
+        future = self._recorder.submit(event)
         self._intent = event
         await future
 
@@ -220,3 +233,10 @@ class Exchange:
             return ()
         counts, self.redactor.counts = self.redactor.counts, {}
         return tuple((direction, kind, count) for kind, count in sorted(counts.items()))
+
+
+async def _away(work: Callable[[bytes], bytes], body: bytes) -> bytes:
+    """Work on a body, off the event loop where it could take longer than a moment."""
+    if len(body) <= SCANNED_AT_ONCE and (len(body) <= REDACTED_AT_ONCE or not suspicious(body)):
+        return work(body)
+    return await asyncio.to_thread(work, body)

@@ -4,7 +4,7 @@ Unknown fields pass; what is read is checked, and a wrong field is named as the 
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -75,6 +75,12 @@ class EmbeddingsRequest(msgspec.Struct):
 
 _CHAT: Final = msgspec.json.Decoder(ChatRequest)
 _EMBEDDINGS: Final = msgspec.json.Decoder(EmbeddingsRequest)
+
+
+_TOKEN: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"|[{}\[\]]', re.DOTALL)
+_COLON: Final = re.compile(rb"[ \t\r\n]*:")
+_DECIDING: Final = tuple(f'"{name}"'.encode() for name in (*ChatRequest.__struct_fields__, "input"))
+TWICE = 2
 
 
 def parse_chat(body: bytes) -> ChatRequest:
@@ -226,13 +232,57 @@ def _check_model(model: str) -> None:
 
 
 def _decode(decoder: "msgspec.json.Decoder[Request]", body: bytes) -> Request:
+    if not body.isascii():
+        _check_utf8(body)
     try:
-        return decoder.decode(body)
+        request = decoder.decode(body)
     except msgspec.ValidationError as error:
         raise _validation_error(str(error)) from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        msg = f"The body is not valid JSON: {error}."
-        raise InvalidArgument(msg) from None
+    except RecursionError:
+        raise InvalidArgument("The body is nested too deeply.") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InvalidArgument(f"The body is not valid JSON: {error}.") from None
+    _check_names(body)
+    return request
+
+
+def _check_utf8(body: bytes) -> None:
+    try:
+        body.decode()
+    except UnicodeDecodeError as error:
+        raise InvalidArgument(f"The body is not valid UTF-8 at byte {error.start}.") from None
+
+
+def _check_names(body: bytes) -> None:
+    """Refuse a body in which a field that decides stands twice, or is spelled with escapes.
+
+    A provider may read such a body in another way than the gateway did.
+    """
+    if b"\\u00" not in body and all(body.count(name) < TWICE for name in _DECIDING):
+        return
+    seen: set[str] = set()
+    for literal in _names(body):
+        name = msgspec.json.decode(literal, type=str)
+        if f'"{name}"'.encode() not in _DECIDING:
+            continue
+        if name in seen:
+            raise _wrong(name, "stands twice")
+        if literal != f'"{name}"'.encode():
+            raise _wrong(name, "is spelled with escapes")
+        seen.add(name)
+
+
+def _names(body: bytes) -> Iterator[bytes]:
+    """Yield the names of the top-level members, as they stand."""
+    depth = 0
+    for token in _TOKEN.finditer(body):
+        character = body[token.start()]
+        if character in b"{[":
+            depth += 1
+        elif character in b"}]":
+            depth -= 1
+        elif depth == 1 and _COLON.match(body, token.end()):
+            yield token.group()
 
 
 def _validation_error(text: str) -> InvalidArgument:
@@ -253,9 +303,6 @@ def _wrong(field: str, description: str) -> InvalidArgument:
         else f"`{field}`: {description}.",
         violations=(FieldViolation(field, description),),
     )
-
-
-_TOKEN: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"|[{}\[\]]', re.DOTALL)
 
 
 def _replace_number(body: bytes, field: str, value: int) -> bytes:

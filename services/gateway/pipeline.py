@@ -17,7 +17,7 @@ from services.common.clock import Clock
 from services.common.errors import Internal, Unavailable, WeaverError
 from services.gateway.authentication import Authenticator
 from services.gateway.authorization import Authorizer, Scope
-from services.gateway.calls import Call, LimitExceeded, Response, WholeResponse
+from services.gateway.calls import Ask, Call, LimitExceeded, Response, WholeResponse
 from services.gateway.catalogue import Catalogue
 from services.gateway.events import RecordReference
 from services.gateway.exchange import CLIENT_CLOSED_REQUEST, Exchange
@@ -39,6 +39,8 @@ from services.gateway.streaming import Stream
 
 Result = TypeVar("Result")
 
+READ_AT_ONCE = 64 * 1024
+INTERNAL_SERVER_ERROR = 500
 PASSED_HEADERS = ("openai-organization", "openai-project", "openai-beta", "idempotency-key")
 
 
@@ -134,6 +136,7 @@ class Pipeline:
         """
         exchange = await self._admit(call)
         try:
+            await exchange.redact()
             await exchange.open()
             if exchange.ask.stream:
                 return await self._streamed(exchange)
@@ -163,16 +166,33 @@ class Pipeline:
 
     def _abandon(self, exchange: Exchange, error: BaseException) -> None:
         """Close an exchange that failed, whatever the failure."""
+        known = error
         if isinstance(error, WeaverError):
-            if exchange.opened:
-                exchange.fail(error)
-            else:
-                status = self._http_status(error)
-                self._count(exchange.call, exchange.principal, error.reason, status)
+            _hide(error, exchange.redactor)
         elif isinstance(error, Exception):
-            exchange.fail(Internal("Internal error."))
+            known = Internal("Internal error.")
+        if not exchange.opened:
+            exchange.release()
+            self._refuse(exchange.call, exchange.principal, known)
+        elif isinstance(known, WeaverError):
+            exchange.fail(known)
         else:
             exchange.cancel()
+
+    def permit(self, call: Call) -> Principal:
+        """Return who is calling if they may; what needs no record of its own asks only this.
+
+        Raises:
+            WeaverError: they may not; it is counted.
+        """
+        principal: Principal | None = None
+        try:
+            principal = self._authenticator.authenticate(call.header)
+            self._authorizer.require(principal, call.surface.scope)
+        except WeaverError as error:
+            self._refuse(call, principal, error)
+            raise
+        return principal
 
     async def _admit(self, call: Call) -> Exchange:
         """Decide whether a call may be made; a refusal is counted here, once."""
@@ -180,7 +200,7 @@ class Pipeline:
         try:
             principal = self._authenticator.authenticate(call.header)
             self._authorizer.require(principal, call.surface.scope)
-            ask = call.surface.read(call.body, self._settings.max_output_tokens)
+            ask = await self._read(call)
             model = await self._catalogue.find(ask.model) if call.surface.dialect else None
             admission = await self._limiter.reserve(
                 principal,
@@ -189,12 +209,9 @@ class Pipeline:
                 cost_micros=ask.cost_micros(model),
             )
             if not admission.admitted:
-                raise LimitExceeded(admission)
-        except WeaverError as error:
-            self._count(call, principal, error.reason, self._http_status(error))
-            raise
-        except asyncio.CancelledError:
-            self._count(call, principal, "CANCELLED", CLIENT_CLOSED_REQUEST)
+                raise LimitExceeded(admission)  # noqa: TRY301 - a refusal like the others
+        except BaseException as error:
+            self._refuse(call, principal, error)
             raise
         return Exchange(
             call,
@@ -214,8 +231,7 @@ class Pipeline:
         answer = await self._model.generate(
             self._model_call(exchange), timeout_s=self._remaining(exchange)
         )
-        redactor = exchange.redactor
-        body = answer.body if redactor is None else redactor.json(answer.body)
+        body = await exchange.redacted(answer.body)
         exchange.answer_commitments.add("ANSWER_RECEIVED", answer.body)
         exchange.answer_commitments.add("ANSWER_SENT", body)
         outcome = exchange.complete(answer.generation)
@@ -265,7 +281,31 @@ class Pipeline:
         spent = self._clock.monotonic() - exchange.call.arrived
         return max(0.001, self._settings.request_timeout_s - spent)
 
-    def _count(self, call: Call, principal: Principal | None, reason: str, status: int) -> None:
+    async def _read(self, call: Call) -> Ask:
+        """Read a body, off the event loop where it is large."""
+        most = self._settings.max_output_tokens
+        if len(call.body) <= READ_AT_ONCE:
+            return call.surface.read(call.body, most)
+        return await asyncio.to_thread(call.surface.read, call.body, most)
+
+    def _refuse(self, call: Call, principal: Principal | None, error: BaseException) -> None:
+        """Count a request that was refused, or given up before it was admitted."""
+        reason, status = "CANCELLED", CLIENT_CLOSED_REQUEST
+        if isinstance(error, WeaverError):
+            reason, status = error.reason, self._http_status(error)
+        elif isinstance(error, Exception):
+            reason, status = "INTERNAL", INTERNAL_SERVER_ERROR
         self._refusals.count(
             Refusal(principal, call.source_network, reason, call.surface.name, status)
         )
+
+
+def _hide(error: WeaverError, redactor: Redactor | None) -> None:
+    """Take personal data out of what a provider said when it refused."""
+    if redactor is None:
+        return
+    error.message = redactor.text(error.message)
+    vendor = error.metadata.get("vendor_body")
+    if vendor is not None:
+        hidden = redactor.json(vendor.encode()).decode()
+        error.metadata = {**error.metadata, "vendor_body": hidden}

@@ -1,12 +1,12 @@
 """Personal data taken out of JSON, with everything else left byte for byte.
 
-The unit of work is one string value: it is decoded, redacted, encoded again and spliced into its
-place. Keys, numbers, white space and order stay as they came, and a body with nothing to redact is
-returned as the object that was given. The same value gets the same placeholder within one request.
+The unit of work is one string, a member's name or a value: it is decoded, redacted, encoded again
+and spliced into its place. Numbers, white space and order stay as they came, and a body with
+nothing to redact is returned as the object that was given. The same value gets the same placeholder
+within one request.
 """
 
 import re
-from collections.abc import Iterator
 from typing import Final
 
 import msgspec
@@ -15,23 +15,27 @@ from services.gateway.personal_data import LONGEST_MATCH, find, suspicious
 
 # Possessive, so that no input makes it go back.
 _LITERAL: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
-_COLON: Final = re.compile(rb"[ \t\r\n]*:")
-# The members whose string values name things instead of saying something.
-_NAMES: Final = frozenset(
-    (b'"model"', b'"role"', b'"type"', b'"id"', b'"object"', b'"tool_call_id"', b'"finish_reason"')
-)
+# What could hold digits and letters in any order and is no text: a file inside a data URI.
+_FILE: Final = re.compile(rb'"data:[a-z]++\\?/[A-Za-z0-9.+-]++;base64,[A-Za-z0-9+/=\\]*+"')
 # What a match can begin with and not yet be complete: an IBAN or digits in groups, the last word.
 _UNFINISHED: Final = re.compile(r"(?:\b[A-Z]{2}[0-9]{2}[A-Z0-9 ]*|\+?[0-9][0-9 ().-]*|[^\s]+)$")
+# The same for what can be much longer: a token, a private key.
+_LONG_UNFINISHED: Final = re.compile(
+    r"(?:\beyJ[A-Za-z0-9_.-]*|-----BEGIN[A-Z ]*(?:-{0,5}|-----[A-Za-z0-9+/=\s\\]*))$"
+)
+_LOGPROBS: Final = re.compile(rb'"logprobs"[ \t\r\n]*:[ \t\r\n]*(?!null)')
+LONGEST_SECRET = 8192
 
 
 class Redactor:
     """Redacts the texts of one request and counts what it took out."""
 
-    __slots__ = ("_placeholders", "counts")
+    __slots__ = ("_numbers", "_placeholders", "counts")
 
     def __init__(self) -> None:
         """Start with nothing seen."""
         self._placeholders: dict[tuple[str, str], str] = {}
+        self._numbers: dict[str, int] = {}
         self.counts: dict[str, int] = {}
 
     def text(self, text: str) -> str:
@@ -46,35 +50,58 @@ class Redactor:
         return "".join([*pieces, text[done:]]) if pieces else text
 
     def json(self, body: bytes) -> bytes:
-        """Return JSON with its string values redacted; the same object when nothing was found."""
+        """Return JSON with its strings redacted; the same object when nothing was found."""
         if not suspicious(body):
             return body
         pieces: list[bytes] = []
         done = 0
-        for start, end in _values(body):
-            literal = body[start:end]
-            if not suspicious(literal) or literal.startswith(b'"data:'):
+        for match in _LITERAL.finditer(body):
+            literal = match.group()
+            if not suspicious(literal) or _FILE.fullmatch(literal):
                 continue
-            text = msgspec.json.decode(literal, type=str)
+            text = _decoded(literal)
             redacted = self.text(text)
             if redacted is not text:
-                pieces += body[done:start], msgspec.json.encode(redacted)
-                done = end
+                pieces += body[done : match.start()], msgspec.json.encode(redacted)
+                done = match.end()
         return b"".join([*pieces, body[done:]]) if pieces else body
+
+    def answer(self, body: bytes) -> bytes:
+        """Return an answer with its strings redacted, and without what would spell them out."""
+        redacted = self.json(body)
+        return redacted if redacted is body else without_logprobs(redacted)
 
     def _placeholder(self, kind: str, value: str) -> str:
         known = self._placeholders.get((kind, value))
         if known is None:
-            number = sum(1 for seen, _ in self._placeholders if seen == kind) + 1
+            number = self._numbers[kind] = self._numbers.get(kind, 0) + 1
             known = self._placeholders[(kind, value)] = f"[{kind}_{number}]"
         return known
+
+
+def without_logprobs(data: bytes) -> bytes:
+    """Take out the log probabilities: they spell a text that was changed, token by token."""
+    if not _LOGPROBS.search(data):
+        return data
+    answer = msgspec.json.decode(data)
+    for choice in answer.get("choices", ()):
+        choice["logprobs"] = None
+    return msgspec.json.encode(answer)
+
+
+def _decoded(literal: bytes) -> str:
+    try:
+        return msgspec.json.decode(literal, type=str)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        # What is no text as it stands is searched as far as it can be read.
+        return literal[1:-1].decode("utf-8", "replace")
 
 
 class RunningText:
     """One text of a stream, redacted across the borders of its chunks.
 
     What could be the beginning of a match is held back until it is decided, and no more than
-    `LONGEST_MATCH` characters of it.
+    `LONGEST_MATCH` characters of it, `LONGEST_SECRET` of a token or key.
 
     Args:
         redactor: the request's.
@@ -92,6 +119,9 @@ class RunningText:
         text = self._held + piece
         unfinished = _UNFINISHED.search(text, max(0, len(text) - LONGEST_MATCH))
         cut = len(text) if unfinished is None else unfinished.start()
+        secret = _LONG_UNFINISHED.search(text, max(0, len(text) - LONGEST_SECRET))
+        if secret is not None:
+            cut = min(cut, secret.start())
         cut = _outside_matches(text, cut)
         self._held = text[cut:]
         return self._redactor.text(text[:cut])
@@ -108,14 +138,3 @@ def _outside_matches(text: str, cut: int) -> int:
         if found.start < cut < found.end and found.end - found.start <= LONGEST_MATCH:
             return found.start
     return cut
-
-
-def _values(body: bytes) -> Iterator[tuple[int, int]]:
-    """Yield where the string values of a JSON text stand, those that only name things left out."""
-    key = b""
-    for match in _LITERAL.finditer(body):
-        if _COLON.match(body, match.end()):
-            key = match.group()
-            continue
-        if key not in _NAMES:
-            yield match.span()

@@ -2,7 +2,8 @@
 
 Texts come in pieces; each text of a stream (a choice's content, each tool call's arguments, …) runs
 through a `RunningText` of its own. What is held back is released with the event that ends the
-choice, or in an event made for it just before. Everything but the texts stays byte for byte.
+choice, or in an event made for it just before. Whatever else an event says is searched as it is;
+everything with nothing to hide stays byte for byte.
 """
 
 import re
@@ -10,9 +11,11 @@ from typing import Final
 
 import msgspec
 
-from services.gateway.redaction import Redactor, RunningText
+from services.gateway.redaction import Redactor, RunningText, without_logprobs
 
-_EVENT_END: Final = re.compile(rb"\r?\n\r?\n")
+# Lines of server-sent events end with any of three; atomic, so that one CRLF is not taken for two.
+_EVENT_END: Final = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
+_LINE: Final = re.compile(rb"[^\r\n]+")
 # A quote inside a string is always escaped, so a key cannot match within a text.
 _TEXT: Final = re.compile(
     rb'"(content|refusal|reasoning_content|reasoning|arguments|text)"[ \t]*:[ \t]*'
@@ -79,29 +82,49 @@ class StreamRedactor:
         return b"".join(self._release(choice) for choice in sorted({key[0] for key in self._texts}))
 
     def _event(self, event: bytes) -> bytes:
-        if not event.startswith(b"data:") or event.startswith(b"data: [DONE]"):
-            return event
+        """Take one event: its data as a chunk, whatever else it says as plain text."""
+        lines = list(_LINE.finditer(event))
+        data = [line for line in lines if line.group().startswith(b"data:")]
+        if len(data) == 1 and len(lines) == 1:
+            start, end = data[0].start() + 5, data[0].end()
+            return self._chunk(event[:start], event[start:end], event[end:])
+        rest = b"".join(self._plain(line.group()) + b"\n" for line in lines if line not in data)
+        if not data:
+            return rest + b"\n"
+        # A line break between the lines of data is white space of the JSON that they make up.
+        joined = b" ".join(line.group()[5:].strip() for line in data)
+        return self._chunk(rest + b"data: ", joined, b"\n\n")
+
+    def _plain(self, line: bytes) -> bytes:
+        return self._redactor.text(line.decode("utf-8", "replace")).encode()
+
+    def _chunk(self, before: bytes, data: bytes, after: bytes) -> bytes:
+        """Take the data of one event, between what stands before and after it."""
+        if data.strip() == b"[DONE]":
+            return before + data + after
         try:
-            chunk = _CHUNK.decode(event[5:])
+            chunk = _CHUNK.decode(data)
         except (msgspec.DecodeError, UnicodeDecodeError):
-            return self._redactor.json(event)
+            return before + self._plain(data) + after
         if not chunk.choices:
-            return event
+            return before + self._redactor.json(data) + after
         self._last = chunk
         ended = [choice.index for choice in chunk.choices if choice.finish_reason is not None]
         pieces: list[bytes] = []
         done = 0
-        for match, key in zip(_TEXT.finditer(event), self._keys(chunk, event), strict=False):
+        for match, key in zip(_TEXT.finditer(data), self._keys(chunk, data), strict=False):
             text = msgspec.json.decode(match[2], type=str)
             running = self._texts.setdefault(key, RunningText(self._redactor))
             released = running.feed(text)
             if key[0] in ended:
                 released += running.finish()
             if released != text:
-                pieces += event[done : match.start(2)], msgspec.json.encode(released)
+                pieces += data[done : match.start(2)], msgspec.json.encode(released)
                 done = match.end(2)
         held = b"".join(self._release(choice) for choice in ended)
-        return held + b"".join([*pieces, event[done:]])
+        if pieces:
+            data = without_logprobs(b"".join([*pieces, data[done:]]))
+        return held + before + self._redactor.json(data) + after
 
     def _keys(self, chunk: _Chunk, event: bytes) -> list[_Key]:
         """Return what each text of an event belongs to, in the order of the texts."""

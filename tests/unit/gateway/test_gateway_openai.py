@@ -65,6 +65,38 @@ def test_deeply_nested_json_is_refused() -> None:
         openai.chat(b'{"a":' + b"[" * 100_000, 100)
 
 
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        (b'{"model":"evil","model":"m","messages":[{"role":"user"}]}', "model"),
+        (
+            b'{"model":"m","max_tokens":9999999,"max_tokens":5,"messages":[{"role":"user"}]}',
+            "max_tokens",
+        ),
+        (b'{"model":"m","max\\u005ftokens":9999999,"messages":[{"role":"user"}]}', "max_tokens"),
+        (b'{"model":"m","stream":false,"stream":true,"messages":[{"role":"user"}]}', "stream"),
+    ],
+)
+def test_what_a_provider_could_read_in_another_way_is_refused(body: bytes, field: str) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        openai.chat(body, 100)
+    assert caught.value.violations[0].field == field
+
+
+def test_a_name_may_stand_again_below() -> None:
+    body = (
+        b'{"model":"m","tools":[{"model":"x","n":1,"stream":"\\u00fc"}],"metadata":{"model":"y"},'
+        b'"n":1,"messages":[{"role":"user"}]}'
+    )
+    assert openai.chat(body, 100).model == "m"
+
+
+@pytest.mark.parametrize("body", [b'{"model":"m","x":"\xff","messages":[{"role":"user"}]}'])
+def test_a_body_must_be_utf8(body: bytes) -> None:
+    with pytest.raises(InvalidArgument, match="UTF-8"):
+        openai.chat(body, 100)
+
+
 def test_unknown_fields_and_odd_numbers_pass_untouched() -> None:
     body = b'{"model":"m","x":{"y":[1e5]},"max_tokens":1e1,"n":1.0,"messages":[{"role":"user"}]}'
     ask = openai.chat(body, 100)

@@ -345,3 +345,69 @@ async def test_a_request_larger_than_its_limit_is_not_told_to_return() -> None:
     with pytest.raises(LimitExceeded, match="smaller") as caught:
         await suite.pipeline.run(suite.call())
     assert caught.value.retry_after_s is None
+
+
+async def test_a_body_that_is_no_text_is_refused_and_counted() -> None:
+    """Promises 3 and 8: whatever the bytes, never a 500, and counted once."""
+    suite = Suite()
+    body = b'{"model":"m","messages":[{"role":"user","content":"\xff bob@example.com"}]}'
+    with pytest.raises(InvalidArgument):
+        await suite.pipeline.run(suite.call(body))
+    assert [event.reason for event in suite.refused()] == ["INVALID_REQUEST"]
+    assert suite.limiter.reserved == []
+
+
+async def test_a_defect_before_the_intent_is_counted_and_settled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    suite = Suite()
+
+    def fail(*_: object) -> bytes:
+        raise KeyError
+
+    monkeypatch.setattr("services.gateway.redaction.Redactor.json", fail)
+    with pytest.raises(KeyError):
+        await suite.pipeline.run(suite.call())
+    assert [event.reason for event in suite.refused()] == ["INTERNAL"]
+    assert suite.limiter.settled == [(None, 0)]
+    assert suite.log.events == []
+
+
+async def test_what_a_provider_says_when_it_refuses_holds_no_personal_data() -> None:
+    suite = Suite()
+    vendor = '{"error":{"message":"unknown user bob@example.com"}}'
+    suite.model.error = InvalidArgument("bob@example.com", metadata={"vendor_body": vendor})
+    with pytest.raises(InvalidArgument) as caught:
+        await suite.pipeline.run(suite.call())
+    assert "bob" not in caught.value.message
+    assert caught.value.metadata["vendor_body"] == vendor.replace("bob@example.com", "[EMAIL_1]")
+
+
+async def test_log_probabilities_do_not_spell_a_redacted_answer() -> None:
+    suite = Suite()
+    suite.model.answer = (
+        b'{"choices":[{"message":{"content":"bob@example.com"},'
+        b'"logprobs":{"content":[{"token":"bob"},{"token":"@example.com"}]}}]}'
+    )
+    response = await suite.pipeline.run(suite.call())
+    assert isinstance(response, WholeResponse)
+    assert b'"bob"' not in response.body
+
+
+async def test_much_personal_data_does_not_hold_up_other_callers() -> None:
+    suite = Suite()
+    emails = b" ".join(b"user%d@example.com" % number for number in range(20_000))
+    body = b'{"model":"m","messages":[{"role":"user","content":"%s"}]}' % emails
+    beats = 0
+
+    async def beat() -> None:
+        nonlocal beats
+        while True:
+            await asyncio.sleep(0)
+            beats += 1
+
+    heart = asyncio.create_task(beat())
+    await suite.pipeline.run(suite.call(body))
+    heart.cancel()
+    assert beats > 50
+    assert b"[EMAIL_20000]" in suite.model.calls[0].body

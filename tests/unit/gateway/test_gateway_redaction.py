@@ -42,11 +42,29 @@ def test_an_escape_does_not_hide_a_match() -> None:
     assert Redactor().json(body) == b'{"content":"[EMAIL_1]"}'
 
 
-def test_what_names_things_is_left_alone() -> None:
-    body = (
-        b'{"model":"bob@example.com","bob@example.com":"x","image":"data:image/png;base64,a@b.co"}'
-    )
-    assert Redactor().json(body) == body
+def test_a_file_in_a_data_uri_is_left_alone() -> None:
+    body = b'{"image":"data:image/png;base64,iVBORw0KGgo+4915112345678AA=="}'
+    assert Redactor().json(body) is body
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"content":"data: my mail is bob@example.com"}',
+        b'{"content":"data:text/plain;base64,AA== bob@example.com"}',
+        b'{"metadata":{"id":"bob@example.com"}}',
+        b'{"properties":{"bob@example.com":1}}',
+        b'{"type":"bob@example.com","role":"bob@example.com"}',
+    ],
+)
+def test_no_place_in_a_body_is_a_hiding_place(body: bytes) -> None:
+    assert b"bob@" not in Redactor().json(body)
+
+
+def test_many_values_cost_what_they_are() -> None:
+    """Each new value is numbered without looking at the others."""
+    text = " ".join(f"user{number}@example.com" for number in range(20_000))
+    assert Redactor().text(text).endswith("[EMAIL_20000]")
 
 
 LEAVES = st.none() | st.booleans() | st.integers() | st.text()
@@ -89,6 +107,25 @@ def test_longer_texts_split_at_random_give_what_the_whole_gives(
         size = data.draw(st.integers(1, len(rest)))
         out, rest = out + running.feed(rest[:size]), rest[size:]
     assert out + running.finish() == Redactor().text(text)
+
+
+@pytest.mark.parametrize("size", [1, 7, 100, 600])
+@pytest.mark.parametrize(
+    "secret",
+    [
+        "-----BEGIN RSA PRIVATE KEY-----\n" + "MIIEow" * 400 + "\n-----END RSA PRIVATE KEY-----",
+        "eyJhbGciOiJSUzI1NiJ9." + "eyJzdWIi" * 150 + "." + "c2lnbmF0dXJl" * 30,
+    ],
+    ids=["key", "token"],
+)
+def test_a_long_secret_is_held_until_it_is_whole(secret: str, size: int) -> None:
+    text = f"here: {secret} and on"
+    running = RunningText(Redactor())
+    out = "".join(running.feed(text[i : i + size]) for i in range(0, len(text), size))
+    out += running.finish()
+    assert out == Redactor().text(text)
+    assert "MIIE" not in out
+    assert "eyJ" not in out
 
 
 def test_a_text_without_end_is_not_held_without_bound() -> None:
@@ -177,3 +214,49 @@ def test_the_arguments_of_parallel_tool_calls_are_kept_apart() -> None:
 def test_events_that_are_not_json_are_searched_as_they_are() -> None:
     out = StreamRedactor(Redactor()).events(b'data: {"broken a@b.co\n\n: comment\n\n')
     assert out.endswith(b": comment\n\n")
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        b"event: x\n%s\n\n",
+        b"id: 5\n%s\n\n",
+        b": hi\n%s\n\n",
+        b"%s\r\n\r\n",
+        b"%s\r\r",
+        b"%s\nretry: 5\n\n",
+    ],
+)
+def test_events_in_every_legal_form_are_searched(frame: bytes) -> None:
+    line = b'data: {"choices":[{"index":0,"delta":{"content":"a@b.co "},"finish_reason":"stop"}]}'
+    out = StreamRedactor(Redactor()).events(frame.replace(b"%s", line))
+    assert b"a@b" not in out
+    assert b"[EMAIL_1]" in out
+
+
+def test_data_over_several_lines_is_one_event() -> None:
+    event = b'data: {"choices":[{"index":0,"delta":\ndata: {"content":"a@b.co x"}}]}\n\n'
+    out = StreamRedactor(Redactor()).events(event)
+    assert b"a@b" not in out
+    assert out.count(b"\n\n") == 1
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b'{"choices":[],"note":"a@b.co"}',
+        b'{"choices":[{"index":0,"delta":{"audio":{"transcript":"a@b.co"}}}]}',
+        b'{"choices":[{"index":0,"delta":{"name":"a@b.co"}}]}',
+    ],
+)
+def test_texts_elsewhere_in_an_event_are_searched(data: bytes) -> None:
+    assert b"a@b" not in StreamRedactor(Redactor()).events(b"data: " + data + b"\n\n")
+
+
+def test_log_probabilities_do_not_spell_what_was_changed() -> None:
+    tokens = {"content": [{"token": "a@b", "logprob": -0.1}, {"token": ".co", "logprob": -0.1}]}
+    choice = {"index": 0, "delta": {"content": "a@b.co"}, "logprobs": tokens}
+    event = b"data: " + msgspec.json.encode({"choices": [choice]}) + b"\n\n"
+    out = StreamRedactor(Redactor()).events(event)
+    assert b"a@b" not in out
+    assert b'"logprobs":null' in out

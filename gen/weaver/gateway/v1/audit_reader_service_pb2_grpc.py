@@ -30,7 +30,8 @@ class AuditReaderServiceStub:
     """AuditReaderService lets callers read their own records, and auditors all of them.
 
     A caller without the `auditor` role sees only records of their own tenant, issuer and subject;
-    another's record is NOT_FOUND. Every read of records is itself recorded, before it is answered.
+    another's record is NOT_FOUND. Every read of records is itself recorded, before it is answered;
+    checkpoints, keys and consistency proofs hold no record, so that watching the log does not grow it.
     Checkpoints, keys, proofs and tiles let a third party verify the log without trusting this
     service; tiles hold every record and need the `auditor` role.
     """
@@ -82,7 +83,8 @@ class AuditReaderServiceServicer:
     """AuditReaderService lets callers read their own records, and auditors all of them.
 
     A caller without the `auditor` role sees only records of their own tenant, issuer and subject;
-    another's record is NOT_FOUND. Every read of records is itself recorded, before it is answered.
+    another's record is NOT_FOUND. Every read of records is itself recorded, before it is answered;
+    checkpoints, keys and consistency proofs hold no record, so that watching the log does not grow it.
     Checkpoints, keys, proofs and tiles let a third party verify the log without trusting this
     service; tiles hold every record and need the `auditor` role.
     """
@@ -200,7 +202,8 @@ class AuditReaderService:
     """AuditReaderService lets callers read their own records, and auditors all of them.
 
     A caller without the `auditor` role sees only records of their own tenant, issuer and subject;
-    another's record is NOT_FOUND. Every read of records is itself recorded, before it is answered.
+    another's record is NOT_FOUND. Every read of records is itself recorded, before it is answered;
+    checkpoints, keys and consistency proofs hold no record, so that watching the log does not grow it.
     Checkpoints, keys, proofs and tiles let a third party verify the log without trusting this
     service; tiles hold every record and need the `auditor` role.
     """

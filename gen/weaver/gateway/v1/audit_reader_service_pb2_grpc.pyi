@@ -31,7 +31,8 @@ class AuditReaderServiceStub:
     """AuditReaderService lets callers read their own records, and auditors all of them.
 
     A caller without the `auditor` role sees only records of their own tenant, issuer and subject;
-    another's record is NOT_FOUND. Every read of records is itself recorded, before it is answered.
+    another's record is NOT_FOUND. Every read of records is itself recorded, before it is answered;
+    checkpoints, keys and consistency proofs hold no record, so that watching the log does not grow it.
     Checkpoints, keys, proofs and tiles let a third party verify the log without trusting this
     service; tiles hold every record and need the `auditor` role.
     """
@@ -81,7 +82,8 @@ class AuditReaderServiceAsyncStub(AuditReaderServiceStub):
     """AuditReaderService lets callers read their own records, and auditors all of them.
 
     A caller without the `auditor` role sees only records of their own tenant, issuer and subject;
-    another's record is NOT_FOUND. Every read of records is itself recorded, before it is answered.
+    another's record is NOT_FOUND. Every read of records is itself recorded, before it is answered;
+    checkpoints, keys and consistency proofs hold no record, so that watching the log does not grow it.
     Checkpoints, keys, proofs and tiles let a third party verify the log without trusting this
     service; tiles hold every record and need the `auditor` role.
     """
@@ -127,7 +129,8 @@ class AuditReaderServiceServicer(metaclass=_abc_1.ABCMeta):
     """AuditReaderService lets callers read their own records, and auditors all of them.
 
     A caller without the `auditor` role sees only records of their own tenant, issuer and subject;
-    another's record is NOT_FOUND. Every read of records is itself recorded, before it is answered.
+    another's record is NOT_FOUND. Every read of records is itself recorded, before it is answered;
+    checkpoints, keys and consistency proofs hold no record, so that watching the log does not grow it.
     Checkpoints, keys, proofs and tiles let a third party verify the log without trusting this
     service; tiles hold every record and need the `auditor` role.
     """
