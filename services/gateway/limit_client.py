@@ -3,6 +3,7 @@
 import asyncio
 import os
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Final
 
 import structlog
@@ -57,7 +58,7 @@ class LimitClient:
     async def reserve(
         self, principal: Principal, model: str, *, tokens: int, cost_micros: int
     ) -> Admission:
-        """Reserve one request with its bound."""
+        """Reserve one request with its bound; what comes for a caller who left is given back."""
         request = pb.ReserveRequest(
             reservation_id=os.urandom(RESERVATION_BYTES),
             model=model,
@@ -67,7 +68,12 @@ class LimitClient:
         )
         self._settle.hurry()
         try:
-            return await self._reserve.submit(request)
+            admitted = self._reserve.enqueue(request)
+            try:
+                return await asyncio.shield(admitted)
+            except asyncio.CancelledError:
+                admitted.add_done_callback(partial(self._give_back, principal))
+                raise
         except WeaverError as error:
             msg = "The limiter cannot be reached, so the call was not made. Try again."
             raise Unavailable(msg, reason="RATELIMIT_UNAVAILABLE", retry_after_s=1.0) from error
@@ -101,6 +107,13 @@ class LimitClient:
     async def close(self) -> None:
         """Send the settlements that are waiting."""
         await self._settle.close()
+
+    def _give_back(self, principal: Principal, admitted: "asyncio.Future[Admission]") -> None:
+        if admitted.cancelled() or admitted.exception() is not None:
+            return
+        admission = admitted.result()
+        if admission.admitted:
+            self.settle(principal, admission, None, 0)
 
     async def _send_reserve(
         self, requests: Sequence[pb.ReserveRequest]
