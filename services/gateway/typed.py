@@ -4,7 +4,7 @@ Stub users get typed messages; behind the door their calls take the same path as
 """
 
 from collections.abc import Iterator
-from typing import Final
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -25,20 +25,29 @@ _ROLES: Final[dict[int, str]] = {
 
 
 class _Text(msgspec.Struct):
-    content: str | None = None
+    content: Any = None
+
+    @property
+    def text(self) -> str:
+        """The text, of whatever shape a vendor gave it."""
+        if isinstance(self.content, str):
+            return self.content
+        parts = self.content if isinstance(self.content, list) else ()
+        texts = (part.get("text") for part in parts if isinstance(part, dict))
+        return "".join(text for text in texts if isinstance(text, str))
 
 
 class _Choice(msgspec.Struct):
     message: _Text | None = None
     delta: _Text | None = None
-    finish_reason: str | None = None
 
 
 class _Completion(msgspec.Struct):
-    choices: list[_Choice] = []
+    choices: list[_Choice] | None = None
 
 
 _COMPLETION: Final = msgspec.json.Decoder(_Completion)
+_UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 def generate(default_model: str, body: bytes, most_output_tokens: int) -> Ask:
@@ -91,19 +100,30 @@ def _read(
 
 
 def answer_text(body: bytes) -> str:
-    """Return the text of a whole chat completion; "" for one without text."""
-    choices = _COMPLETION.decode(body).choices
-    return (choices[0].message.content or "") if choices and choices[0].message else ""
+    """Return the text of a whole chat completion; "" for one without text.
+
+    The answer is recorded as completed by now, so an odd one is no error any more.
+    """
+    return next(_texts(body, "message"), "")
 
 
 def text_deltas(events: bytes) -> Iterator[str]:
-    """Yield the texts of chat completion events."""
+    """Yield the texts of chat completion events, past those that cannot be read."""
     for line in events.splitlines():
-        if not line.startswith(b"data:") or line.endswith(b"[DONE]"):
-            continue
-        for choice in _COMPLETION.decode(line[5:]).choices[:1]:
-            if choice.delta is not None and choice.delta.content:
-                yield choice.delta.content
+        if line.startswith(b"data:") and not line.endswith(b"[DONE]"):
+            yield from _texts(line[5:], "delta")
+
+
+def _texts(body: bytes, field: Literal["message", "delta"]) -> Iterator[str]:
+    """Yield the text of the first choice, if there is any."""
+    try:
+        choices = _COMPLETION.decode(body).choices or ()
+    except _UNREADABLE:
+        return
+    for choice in choices[:1]:
+        said: _Text | None = getattr(choice, field)
+        if said is not None and (text := said.text):
+            yield text
 
 
 def response(
