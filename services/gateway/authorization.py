@@ -14,6 +14,7 @@ class Scope(Enum):
     GENERATE = "model calls"
     AUDIT_OWN = "reading one's own audit records"
     AUDIT_ALL = "reading every audit record"
+    ADMIN = "administration"
 
 
 BUILT_IN_ROLES: Mapping[str, frozenset[Scope]] = MappingProxyType(
@@ -21,7 +22,7 @@ BUILT_IN_ROLES: Mapping[str, frozenset[Scope]] = MappingProxyType(
         "user": frozenset({Scope.GENERATE, Scope.AUDIT_OWN}),
         "service": frozenset({Scope.GENERATE, Scope.AUDIT_OWN}),
         "auditor": frozenset({Scope.AUDIT_OWN, Scope.AUDIT_ALL}),
-        "admin": frozenset({Scope.GENERATE, Scope.AUDIT_OWN, Scope.AUDIT_ALL}),
+        "admin": frozenset(Scope),
     }
 )
 

@@ -21,6 +21,7 @@ from services.common.server import Kind, Listener
 from services.common.settings import pem
 from services.common.status import http_status
 from services.gateway import audit_client, limit_client, model_client, openai
+from services.gateway.admin_servicer import AdminServicer
 from services.gateway.audit_client import AuditClient
 from services.gateway.audit_servicer import AuditReaderServicer
 from services.gateway.authentication import APIKeys, Authenticator, TokenPolicy, Tokens
@@ -37,10 +38,18 @@ from services.gateway.recorder import Recorder
 from services.gateway.refusals import Refusals
 from services.gateway.servicer import GatewayServicer
 from services.gateway.settings import GatewaySettings
-from weaver.gateway.v1 import audit_reader_service_pb2_grpc, gateway_service_pb2_grpc
+from weaver.gateway.v1 import (
+    admin_service_pb2_grpc,
+    audit_reader_service_pb2_grpc,
+    gateway_service_pb2_grpc,
+)
 
 NAME = "gateway"
-SERVICES = ("weaver.gateway.v1.GatewayService", "weaver.gateway.v1.AuditReaderService")
+SERVICES = (
+    "weaver.gateway.v1.GatewayService",
+    "weaver.gateway.v1.AuditReaderService",
+    "weaver.gateway.v1.AdminService",
+)
 FLUSH_INTERVAL_S = 1.0
 
 _log = structlog.get_logger()
@@ -190,10 +199,12 @@ async def build(
     report = HealthReport(dependencies, recorder, {"audit_on_failure": "deny"}, health)
     gateway = GatewayServicer(pipeline, report, settings.model_name)
     reader = AuditReaderServicer(pipeline, audit)
+    admin = AdminServicer(pipeline)
 
     def register(server: Any) -> None:  # noqa: ANN401 - gRPC's or local
         gateway_service_pb2_grpc.add_GatewayServiceServicer_to_server(gateway, server)
         audit_reader_service_pb2_grpc.add_AuditReaderServiceServicer_to_server(reader, server)
+        admin_service_pb2_grpc.add_AdminServiceServicer_to_server(admin, server)
 
     stack.push_async_callback(_flush, recorder, refusals, limiter, clock, settings.drain_seconds)
     await _start(stack, recorder, refusals, dependencies, clock)

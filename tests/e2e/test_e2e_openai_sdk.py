@@ -108,3 +108,9 @@ async def test_surfaces_that_are_not_served_say_so(suite: Any) -> None:
         assert (refused.status_code, refused.json()["error"]["code"]) == (501, "unimplemented")
         refused = await client.post("/v1/messages?beta=true", json={"model": "stub-model"})
         assert (refused.status_code, refused.json()["type"]) == (501, "error")
+        refused = await client.get("/v1/admin/usage")
+        assert (refused.status_code, refused.json()["error"]["code"]) == (403, "permission_denied")
+    token = suite.weaver("token", "--subject", "root", "--role", "admin").stdout.strip()
+    async with http(suite, key=token) as client:
+        refused = await client.get("/v1/admin/usage")
+        assert (refused.status_code, refused.json()["error"]["code"]) == (501, "unimplemented")
