@@ -158,15 +158,22 @@ class Exchange:
             output_tokens: the tokens that have arrived; None when they are not known, which
                 charges the bound, so that leaving early is no way around a budget.
         """
-        if self.closed:
-            return
-        generation = None
-        if self._left and self._model is not None:
-            output = self.ask.output_tokens if output_tokens is None else output_tokens
-            usage = Usage(self.ask.input_tokens, output, estimated=True)
-            cost_micros = self._model.cost_micros(usage.input_tokens, usage.output_tokens)
-            generation = Generation(usage=usage, cost_micros=cost_micros)
-        self._close(OutcomeStatus.CANCELLED, generation, "CANCELLED", CLIENT_CLOSED_REQUEST)
+        if not self.closed:
+            generation = self.spent(output_tokens)
+            self._close(OutcomeStatus.CANCELLED, generation, "CANCELLED", CLIENT_CLOSED_REQUEST)
+
+    def spent(self, output_tokens: int | None) -> Generation | None:
+        """Return what an answer may have used whose end is not known; None if nothing left.
+
+        Args:
+            output_tokens: the tokens that have arrived; None takes the bound.
+        """
+        if not self._left or self._model is None:
+            return None
+        output = self.ask.output_tokens if output_tokens is None else output_tokens
+        usage = Usage(self.ask.input_tokens, output, estimated=True)
+        cost_micros = self._model.cost_micros(usage.input_tokens, usage.output_tokens)
+        return Generation(usage=usage, cost_micros=cost_micros)
 
     def renew(self) -> None:
         """Keep the reservation alive."""

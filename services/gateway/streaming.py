@@ -60,6 +60,7 @@ class Stream:
         self.record: RecordReference | None = None
         self.generation = Generation()
         self.error: WeaverError | None = None
+        self._known: Generation | None = None
         self._events = 0
         self._held: list[bytes] = []
         self._exchange = exchange
@@ -82,7 +83,12 @@ class Stream:
         """Yield all of the answer but its end, piece by piece, whole events each."""
         step: StreamStep | WeaverError = await self._next()
         while isinstance(step, StreamChunk):
-            piece = self._redacted(step)
+            try:
+                piece = self._redacted(step)
+            except Exception:  # noqa: BLE001 - the stream must still end as its dialect says
+                _log.exception("the stream of an answer could not be redacted")
+                step = Internal("Internal error.")
+                break
             if step.terminal:
                 self._held.append(piece)
             elif piece:
@@ -91,7 +97,7 @@ class Stream:
             self._renew()
             step = await self._next()
         if isinstance(step, StreamEnd):
-            self.generation = step.generation
+            self.generation = self._known = step.generation
             self.error = _broken_off(step) if step.error else None
         elif isinstance(step, WeaverError):
             self.error = step
@@ -105,7 +111,8 @@ class Stream:
         if self.error is None:
             outcome = self._exchange.complete(self.generation)
         else:
-            outcome = self._exchange.interrupt(self.generation, self.error.reason)
+            known = self._known or self._exchange.spent(self._events)
+            outcome = self._exchange.interrupt(known, self.error.reason)
         try:
             self.record = await self._exchange.durable(outcome, self._outcome_timeout_s)
         except WeaverError as failure:
