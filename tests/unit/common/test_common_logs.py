@@ -176,12 +176,16 @@ def test_values_under_harmless_keys_stay(key: str) -> None:
 
 
 SECRETS = [
+    # pragma: allowlist nextline secret
     "-----BEGIN PRIVATE KEY-----\nMIIEvQ\n-----END PRIVATE KEY-----",
+    # pragma: allowlist nextline secret
     "-----BEGIN RSA PRIVATE KEY-----\\nMIIEvQ",
     "Authorization: Bearer sesame-sesame-sesame",
     "authorization: BASIC c2VzYW1lOnNlc2FtZQ==",
+    # pragma: allowlist nextline secret
     "eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJhIn0.c2VzYW1l",
     "sk-proj-sesamesesamesesame",
+    # pragma: allowlist nextline secret
     "redis://default:sesame@10.0.0.1:6379/0",
 ]
 

@@ -113,6 +113,7 @@ def test_longer_texts_split_at_random_give_what_the_whole_gives(
 @pytest.mark.parametrize(
     "secret",
     [
+        # pragma: allowlist nextline secret
         "-----BEGIN RSA PRIVATE KEY-----\n" + "MIIEow" * 400 + "\n-----END RSA PRIVATE KEY-----",
         "eyJhbGciOiJSUzI1NiJ9." + "eyJzdWIi" * 150 + "." + "c2lnbmF0dXJl" * 30,
     ],

@@ -30,6 +30,7 @@ def test_the_defaults_are_the_stub_on_its_port() -> None:
         ({"WEAVER_MODEL_PROVIDER": "openai", "WEAVER_MODEL_NAME": "m"}, "WEAVER_MODEL_API_KEY"),
         ({"WEAVER_MODEL_ENDPOINT": "ftp://x"}, "WEAVER_MODEL_ENDPOINT"),
         (
+            # pragma: allowlist nextline secret
             {"WEAVER_MODEL_ENDPOINT": "http://user:pw@x/v1"},
             "WEAVER_MODEL_ENDPOINT",
         ),  # pragma: allowlist secret
