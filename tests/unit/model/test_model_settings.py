@@ -33,7 +33,7 @@ def test_the_defaults_are_the_stub_on_its_port() -> None:
             # pragma: allowlist nextline secret
             {"WEAVER_MODEL_ENDPOINT": "http://user:pw@x/v1"},
             "WEAVER_MODEL_ENDPOINT",
-        ),  # pragma: allowlist secret
+        ),
         ({"WEAVER_MODEL_ENDPOINT": "http://x/v1?key=1"}, "WEAVER_MODEL_ENDPOINT"),
         ({"WEAVER_MODEL_RETRIES": "-1"}, "WEAVER_MODEL_RETRIES"),
         ({"ENVIRONMENT": "production", "WEAVER_TLS_DIR": "tls"}, "WEAVER_MODEL_PROVIDER"),
