@@ -12,6 +12,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar, cast
+from weakref import WeakSet
 
 from services.common.clock import Clock
 from services.common.errors import Internal, Unavailable, WeaverError
@@ -105,6 +106,7 @@ class Pipeline:
         self._settings = settings
         self._http_status = http_status
         self._error_event = error_event
+        self._streams: WeakSet[Stream] = WeakSet()
 
     def authenticate(self, header: Callable[[str], str]) -> Principal:
         """Return who is calling.
@@ -144,6 +146,12 @@ class Pipeline:
         except BaseException as error:
             self._abandon(exchange, error)
             raise
+
+    def stop_streams(self) -> None:
+        """End the streams that are under way, each as its dialect says."""
+        msg = "The gateway is restarting, so the answer breaks off. Send the request again."
+        for stream in tuple(self._streams):
+            stream.stop(Unavailable(msg, retry_after_s=1.0))
 
     async def read(
         self, call: Call, reading: Callable[[Principal], Awaitable[Result]]
@@ -255,7 +263,7 @@ class Pipeline:
             await steps.aclose()
             msg = "The provider did not begin to answer."
             raise Unavailable(msg, reason="PROVIDER_FAILED")
-        return Stream(
+        stream = Stream(
             exchange,
             start,
             steps,
@@ -264,6 +272,8 @@ class Pipeline:
             outcome_timeout_s=self._settings.request_timeout_s,
             error_event=self._error_event,
         )
+        self._streams.add(stream)
+        return stream
 
     def _model_call(self, exchange: Exchange) -> ModelCall:
         call = exchange.call

@@ -61,6 +61,8 @@ class Stream:
         self.generation = Generation()
         self.error: WeaverError | None = None
         self._known: Generation | None = None
+        self._waiting: asyncio.Timeout | None = None
+        self._stopped: WeaverError | None = None
         self._events = 0
         self._held: list[bytes] = []
         self._exchange = exchange
@@ -121,6 +123,12 @@ class Stream:
             return held
         return self._error_event(self.error, self._exchange.call.request_id)
 
+    def stop(self, reason: WeaverError) -> None:
+        """End the answer where it is, with an error event; one that is complete already stays."""
+        self._stopped = reason
+        if self._waiting is not None and not self._waiting.expired():
+            self._waiting.reschedule(0.0)
+
     async def aclose(self) -> None:
         """End the response; before its end this cancels the provider."""
         if not self._exchange.closed:
@@ -130,11 +138,13 @@ class Stream:
 
     async def _next(self) -> StreamStep | WeaverError:
         """Return the next step, or the error that stands in its place."""
+        if self._stopped is not None:
+            return self._stopped
         try:
-            async with asyncio.timeout(self._idle_timeout_s):
+            async with asyncio.timeout(self._idle_timeout_s) as self._waiting:
                 return await anext(self._steps)
         except TimeoutError:
-            return DeadlineExceeded("The provider stopped answering.")
+            return self._stopped or DeadlineExceeded("The provider stopped answering.")
         except StopAsyncIteration:
             return Unavailable("The provider's answer ended too early.", reason="PROVIDER_FAILED")
         except WeaverError as error:
@@ -142,6 +152,8 @@ class Stream:
         except Exception:  # noqa: BLE001 - the stream must still end as its dialect says
             _log.exception("the stream of an answer failed")
             return Internal("Internal error.")
+        finally:
+            self._waiting = None
 
     def _renew(self) -> None:
         now = self._clock.monotonic()

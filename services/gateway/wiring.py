@@ -51,6 +51,8 @@ SERVICES = (
     "weaver.gateway.v1.AdminService",
 )
 FLUSH_INTERVAL_S = 1.0
+# What a stream gets of the time to drain, to record its outcome and to say why it ends.
+LAST_WORDS_S = 1.0
 
 _log = structlog.get_logger()
 
@@ -207,6 +209,8 @@ async def build(
         admin_service_pb2_grpc.add_AdminServiceServicer_to_server(admin, server)
 
     stack.push_async_callback(_flush, recorder, refusals, limiter, clock, settings.drain_seconds)
+    stopping = asyncio.create_task(_stop_streams(pipeline, health, settings.drain_seconds))
+    stack.push_async_callback(_end, stopping)
     await _start(stack, recorder, refusals, dependencies, clock)
     return Component(NAME, SERVICES, register, health, registry)
 
@@ -272,6 +276,17 @@ async def _start(
     for background in (flush_refusals(), dependencies.watch()):
         task = asyncio.create_task(background)
         stack.push_async_callback(_end, task)
+
+
+async def _stop_streams(pipeline: Pipeline, health: Health, drain_s: float) -> None:
+    """End the streams that are still open when the time to drain is nearly over."""
+    while True:
+        change = health.next_change()
+        if health.draining:
+            break
+        await change.wait()
+    await asyncio.sleep(max(0.0, drain_s - LAST_WORDS_S))
+    pipeline.stop_streams()
 
 
 async def _end(task: "asyncio.Task[None]") -> None:
