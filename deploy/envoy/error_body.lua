@@ -1,33 +1,76 @@
--- Makes the gateway's own error the body. The gateway aborts with trailing metadata that arrive here as
--- headers, after the transcoder has turned the abort into an HTTP status. Native gRPC stays as it is.
+-- Keeps from the gateway what would break its gRPC, and makes the gateway's own error the body. The gateway
+-- aborts with trailing metadata that arrive here as headers, after the transcoder has turned the abort into an
+-- HTTP status. Native gRPC stays as it is.
 local UNKNOWN = {
   openai = '{"error":{"message":"The gateway could not answer.","type":"server_error","param":null,"code":"internal"}}',
   anthropic = '{"type":"error","error":{"type":"api_error","message":"The gateway could not answer."}}',
 }
+local UNDECODABLE = {
+  openai = '{"error":{"message":"The request cannot be decoded: its texts must be UTF-8.","type":"invalid_request_error","param":null,"code":"invalid_request"}}',
+  anthropic = '{"type":"error","error":{"type":"invalid_request_error","message":"The request cannot be decoded: its texts must be UTF-8."}}',
+}
+local NOT_JSON = {
+  openai = '{"error":{"message":"This path takes JSON, not gRPC: send content-type application/json.","type":"invalid_request_error","param":null,"code":"invalid_request"}}',
+  anthropic = '{"type":"error","error":{"type":"invalid_request_error","message":"This path takes JSON, not gRPC: send content-type application/json."}}',
+}
+local INVALID_ARGUMENT = "3"
 local INTERNAL = {"weaver-error-body", "weaver-http-status", "grpc-status", "grpc-message",
                   "grpc-status-details-bin", "grpc-accept-encoding"}
 
+local function is_grpc(content_type)
+  return content_type ~= nil and content_type:find("^application/grpc%f[+;%z]") ~= nil
+end
+
+-- A call of gRPC itself says that it takes trailers; whoever does not would see 200 and nothing else.
+local function is_mistaken(headers)
+  local path = headers:get(":path")
+  local json = path:find("/v1/", 1, true) == 1 or path:find("/health", 1, true) == 1
+  return json and headers:get("te") ~= "trailers"
+end
+
+-- gRPC's own headers, and binary ones, mean something to a gRPC server that JSON's callers cannot know.
+local function remove_grpc_headers(headers)
+  local found = {}
+  for name, _ in pairs(headers) do
+    if name:sub(1, 5) == "grpc-" or name:sub(-4) == "-bin" then found[#found + 1] = name end
+  end
+  for _, name in ipairs(found) do headers:remove(name) end
+end
+
 function envoy_on_request(request)
   local headers = request:headers()
-  local content_type = headers:get("content-type")
-  if content_type ~= nil and content_type:find("application/grpc", 1, true) == 1 then
-    request:streamInfo():dynamicMetadata():set("weaver", "dialect", "grpc")
-  elseif headers:get(":path"):find("/v1/messages", 1, true) == 1 then
-    request:streamInfo():dynamicMetadata():set("weaver", "dialect", "anthropic")
+  local metadata = request:streamInfo():dynamicMetadata()
+  if headers:get(":path"):find("/v1/messages", 1, true) == 1 then
+    metadata:set("weaver", "dialect", "anthropic")
   end
+  if is_grpc(headers:get("content-type")) then
+    if is_mistaken(headers) then
+      metadata:set("weaver", "mistaken", true)
+    else
+      metadata:set("weaver", "dialect", "grpc")
+    end
+    return
+  end
+  remove_grpc_headers(headers)
+  local encoding = headers:get("content-encoding")
+  if encoding ~= nil and encoding:lower() ~= "identity" then request:respond({[":status"] = "415"}, "") end
 end
 
 function envoy_on_response(reply)
-  local known = reply:streamInfo():dynamicMetadata():get("weaver")
-  local dialect = known ~= nil and known["dialect"] or "openai"
+  local known = reply:streamInfo():dynamicMetadata():get("weaver") or {}
+  local dialect = known["dialect"] or "openai"
   if dialect == "grpc" then return end
   local headers = reply:headers()
   local code = headers:get("grpc-status")
   if code ~= nil and code ~= "0" then
-    local body = headers:get("weaver-error-body") or UNKNOWN[dialect]
+    local body, status = headers:get("weaver-error-body"), headers:get("weaver-http-status")
+    if known["mistaken"] then
+      body, status = NOT_JSON[dialect], "415"
+    elseif body == nil then
+      body = (code == INVALID_ARGUMENT and UNDECODABLE or UNKNOWN)[dialect]
+    end
     headers:replace("content-length", tostring(reply:body(true):setBytes(body)))
     headers:replace("content-type", "application/json")
-    local status = headers:get("weaver-http-status")
     if status ~= nil then headers:replace(":status", status) end
   end
   for _, name in ipairs(INTERNAL) do headers:remove(name) end

@@ -141,6 +141,37 @@ async def test_header_names_with_underscores_are_dropped(
     assert "x_weaver_subject" not in gateway.last.metadata
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("x-foo-bin", "!!!"), ("grpc-timeout", "xx"), ("grpc-timeout", "1n"), ("Grpc-Encoding", "x")],
+)
+async def test_headers_of_grpc_itself_do_not_pass_with_json(
+    client: httpx.AsyncClient, gateway: ScriptedGateway, name: str, value: str
+) -> None:
+    headers = {name: value, "content-type": "application/json", "x-kept-binary": "1"}
+    response = await client.post("/v1/embeddings", content=b"{}", headers=headers)
+    assert (response.status_code, response.content) == (200, b"{}")
+    assert name.lower() not in gateway.last.metadata
+    assert gateway.last.metadata["x-kept-binary"] == "1"
+
+
+async def test_native_grpc_keeps_its_deadline_and_binary_metadata(
+    edge: Edge, gateway: ScriptedGateway
+) -> None:
+    left: list[float] = []
+
+    async def generate(_: object, context: Any) -> messages.GenerateResponse:
+        left.append(context.time_remaining())
+        return messages.GenerateResponse()
+
+    gateway.scripts["Generate"] = generate
+    async with edge.channel() as channel:
+        stub = gateway_grpc.GatewayServiceStub(channel)
+        await stub.Generate(messages.GenerateRequest(), timeout=7, metadata=(("x-a-bin", b"\xff"),))
+    assert 0 < left[0] <= 7
+    assert "x-a-bin" in gateway.last.metadata
+
+
 async def test_credentials_trace_and_idempotency_headers_pass(
     client: httpx.AsyncClient, gateway: ScriptedGateway
 ) -> None:
