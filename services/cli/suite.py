@@ -21,6 +21,8 @@ from services.common.settings import load
 READY_WITHIN_S = 60.0
 GRACE_S = 5.0
 """What a child gets beyond the time in which it drains."""
+SHORT_CALLS_S = 1.0
+"""How long the front door waits for calls to end before the gateway refuses new ones."""
 
 _POLL_S = 0.05
 _ACTIVE = "/stats?filter=^http.front.downstream_rq_active$"
@@ -92,16 +94,20 @@ class Suite:
         self._publish()
 
     async def end(self) -> None:
-        """End everything: the front door first, then who answers, then who records."""
+        """End everything: close the front door, then end who answers, then who records."""
         supervisor = getattr(self, "supervisor", None)
         if supervisor is None:
             return
         drain_s = self.edge.drain_seconds if hasattr(self, "edge") else 0
         if "envoy" in supervisor.children:
-            await self._drain_front_door(drain_s)
-            await supervisor.stop("envoy", GRACE_S)
+            await self._drain_front_door(SHORT_CALLS_S)
+        # The gateway ends long streams in its own words, so the front door still stands.
         if self._stop_services is not None:
             await self._stop_services()
+        await supervisor.stop("gateway", drain_s + GRACE_S)
+        if "envoy" in supervisor.children:
+            await self._drain_front_door(SHORT_CALLS_S)
+            await supervisor.stop("envoy", GRACE_S)
         for name in reversed(children.SERVICES):
             await supervisor.stop(name, drain_s + GRACE_S)
         await supervisor.stop("valkey", GRACE_S)
@@ -199,11 +205,11 @@ class Suite:
         msg = f"{self.url}/health is not well after {READY_WITHIN_S:.0f} s: {last}"
         raise NotReadyError(msg)
 
-    async def _drain_front_door(self, drain_s: float) -> None:
+    async def _drain_front_door(self, timeout_s: float) -> None:
         """Take no new connection, and wait for what is under way."""
         admin = probe.reachable(self.edge.admin_listen, "WEAVER_ENVOY_ADMIN_LISTEN")
         try:
-            async with asyncio.timeout(drain_s):
+            async with asyncio.timeout(timeout_s):
                 await probe.request("POST", admin, "/healthcheck/fail")
                 await probe.request("POST", admin, "/drain_listeners")
                 while await self._is_busy(admin):  # noqa: ASYNC110 - Envoy tells when asked
