@@ -1,6 +1,7 @@
 """A component behind real listeners: TLS, peers, health, reflection."""
 
 import asyncio
+import logging
 import socket
 import stat
 from collections.abc import AsyncIterator
@@ -9,18 +10,20 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import grpc
+import httpx
 import pytest
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from structlog.testing import capture_logs
 
-from services.common import server
+from services.common import logs, server
 from services.common.channel import call
 from services.common.errors import (
     Unavailable,
 )
 from services.common.server import Kind, Listener
 from services.common.settings import CommonSettings, SettingsError
+from tests.fakes.limits import PEEK as PATH
 from tests.fakes.limits import RATELIMIT
 from tests.fakes.served import LOCAL, Suite
 from weaver.model.v1 import model_service_pb2
@@ -101,6 +104,24 @@ async def test_the_edge_socket_is_envoys_and_ours_alone(suite: Suite, tmp_path: 
     channel = suite.raw(grpc.aio.insecure_channel(f"unix:{path}"))
     await ratelimit_service_pb2_grpc.RateLimitServiceStub(channel).Peek(PEEK)
     assert suite.limits.peers == ["envoy"]
+
+
+async def test_a_credential_that_is_not_utf8_stays_out_of_the_log(
+    suite: Suite, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    library = logging.getLogger("grpc._cython.cygrpc")
+    handler = logs._StandardLibrary()
+    library.addHandler(handler)
+    request.addfinalizer(lambda: library.removeHandler(handler))
+    await suite.serve(Listener(f"unix:{tmp_path}/edge.sock", Kind.EDGE))
+    transport = httpx.AsyncHTTPTransport(uds=f"{tmp_path}/edge.sock", http1=False, http2=True)
+    headers = [(b"content-type", b"application/grpc"), (b"te", b"trailers")]
+    headers += [(b"x-api-key", b"sesame\xa0")]
+    with capture_logs() as written:
+        async with httpx.AsyncClient(transport=transport) as client:
+            await client.post(f"http://edge{PATH}", content=bytes(5), headers=headers)
+    assert suite.limits.metadata[0]["x-api-key"] == "sesame\xa0"
+    assert "sesame" not in str(written)
 
 
 async def test_the_edge_port_lets_envoy_in_and_nobody_else(suite: Suite) -> None:
