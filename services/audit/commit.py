@@ -9,13 +9,13 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from services.audit.deduplication import Deduplication
 from services.audit.ports import Entry, LogObserver
 from services.audit.wal import Item, WriteAheadLog
+from services.audit.worker import Worker
 from services.common.clock import Clock
 from services.common.errors import AlreadyExists, ResourceExhausted, Unavailable
 
@@ -95,7 +95,7 @@ class GroupCommit:
         self._pending: deque[_Batch] = deque()
         self._pending_records = 0
         self._running: asyncio.Task[None] | None = None
-        self._thread = ThreadPoolExecutor(1, "audit-commit")
+        self._worker = Worker("audit-commit")
         self.failed = False
 
     async def append(self, entries: Sequence[Entry]) -> list[int]:
@@ -139,7 +139,7 @@ class GroupCommit:
         if self._running is not None:
             self._running.cancel()
             await asyncio.gather(self._running, return_exceptions=True)
-        self._thread.shutdown()
+        self._worker.close()
         self._wal.close()
 
     async def _run(self) -> None:
@@ -225,7 +225,7 @@ class GroupCommit:
         return Unavailable(msg, reason="AUDIT_UNAVAILABLE", retry_after_s=retry_s)
 
     async def _in_thread(self, work: Callable[[], None]) -> None:
-        await asyncio.get_running_loop().run_in_executor(self._thread, work)
+        await self._worker.run(work)
 
 
 def _frames(group: _Group) -> list[list[Item]]:
