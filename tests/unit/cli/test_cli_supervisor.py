@@ -119,7 +119,6 @@ async def test_killing_ends_all_at_once() -> None:
         await child.stop(1)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="the kernel of Linux keeps this promise")
 def test_children_die_with_a_parent_that_is_killed() -> None:
     code = textwrap.dedent(f"""
         import asyncio
