@@ -34,7 +34,7 @@ from services.audit.keys import (
     write_public,
 )
 from services.audit.layout import Layout
-from services.cli.audit import default_log
+from services.cli.audit.options import default_log
 
 app = typer.Typer(name="keys", help="Make, list and check signing keys.", no_args_is_help=True)
 
