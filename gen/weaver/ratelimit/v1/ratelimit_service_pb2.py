@@ -28,51 +28,57 @@ from weaver.common.v1 import identity_pb2 as weaver_dot_common_dot_v1_dot_identi
 from weaver.common.v1 import usage_pb2 as weaver_dot_common_dot_v1_dot_usage__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+weaver/ratelimit/v1/ratelimit_service.proto\x12\x13weaver.ratelimit.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1fweaver/common/v1/identity.proto\x1a\x1cweaver/common/v1/usage.proto\"\xcf\x01\n\x0eReserveRequest\x12\x16\n\x0ereservation_id\x18\x01 \x01(\x0c\x12.\n\tprincipal\x18\x02 \x01(\x0b\x32\x1b.weaver.common.v1.Principal\x12\r\n\x05model\x18\x03 \x01(\t\x12\x10\n\x08requests\x18\x04 \x01(\r\x12\x0e\n\x06tokens\x18\x05 \x01(\x03\x12\x13\n\x0b\x63ost_micros\x18\x06 \x01(\x03\x12/\n\x0ctime_to_live\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xc0\x01\n\nLimitState\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\'\n\x04unit\x18\x02 \x01(\x0e\x32\x19.weaver.ratelimit.v1.Unit\x12\r\n\x05limit\x18\x03 \x01(\x03\x12\x11\n\tremaining\x18\x04 \x01(\x03\x12.\n\x0breset_after\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12)\n\x06window\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x92\x02\n\x0fReserveResponse\x12\x16\n\x0ereservation_id\x18\x01 \x01(\x0c\x12-\n\x07verdict\x18\x02 \x01(\x0e\x32\x1c.weaver.ratelimit.v1.Verdict\x12/\n\x06limits\x18\x03 \x03(\x0b\x32\x1f.weaver.ratelimit.v1.LimitState\x12\x12\n\nrefused_by\x18\x04 \x01(\t\x12.\n\x0bretry_after\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x16\n\x0epolicy_version\x18\x06 \x01(\t\x12+\n\x06source\x18\x07 \x01(\x0e\x32\x1b.weaver.ratelimit.v1.Source\"L\n\x13\x42\x61tchReserveRequest\x12\x35\n\x08requests\x18\x01 \x03(\x0b\x32#.weaver.ratelimit.v1.ReserveRequest\"O\n\x14\x42\x61tchReserveResponse\x12\x37\n\tresponses\x18\x01 \x03(\x0b\x32$.weaver.ratelimit.v1.ReserveResponse\"\x94\x01\n\rSettleRequest\x12\x16\n\x0ereservation_id\x18\x01 \x01(\x0c\x12.\n\tprincipal\x18\x02 \x01(\x0b\x32\x1b.weaver.common.v1.Principal\x12&\n\x05usage\x18\x03 \x01(\x0b\x32\x17.weaver.common.v1.Usage\x12\x13\n\x0b\x63ost_micros\x18\x04 \x01(\x03\"R\n\x0eSettleResponse\x12\x0f\n\x07settled\x18\x01 \x01(\x08\x12/\n\x06limits\x18\x02 \x03(\x0b\x32\x1f.weaver.ratelimit.v1.LimitState\"J\n\x12\x42\x61tchSettleRequest\x12\x34\n\x08requests\x18\x01 \x03(\x0b\x32\".weaver.ratelimit.v1.SettleRequest\"M\n\x13\x42\x61tchSettleResponse\x12\x36\n\tresponses\x18\x01 \x03(\x0b\x32#.weaver.ratelimit.v1.SettleResponse\"\x87\x01\n\x0cRenewRequest\x12\x16\n\x0ereservation_id\x18\x01 \x01(\x0c\x12.\n\tprincipal\x18\x02 \x01(\x0b\x32\x1b.weaver.common.v1.Principal\x12/\n\x0ctime_to_live\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"@\n\rRenewResponse\x12/\n\x0b\x65xpire_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"L\n\x0bPeekRequest\x12.\n\tprincipal\x18\x01 \x01(\x0b\x32\x1b.weaver.common.v1.Principal\x12\r\n\x05model\x18\x02 \x01(\t\"\x84\x01\n\x0cPeekResponse\x12/\n\x06limits\x18\x01 \x03(\x0b\x32\x1f.weaver.ratelimit.v1.LimitState\x12\x16\n\x0epolicy_version\x18\x02 \x01(\t\x12+\n\x06source\x18\x03 \x01(\x0e\x32\x1b.weaver.ratelimit.v1.Source\"A\n\x0fGetUsageRequest\x12.\n\tprincipal\x18\x01 \x01(\x0b\x32\x1b.weaver.common.v1.Principal\"J\n\nLimitUsage\x12.\n\x05limit\x18\x01 \x01(\x0b\x32\x1f.weaver.ratelimit.v1.LimitState\x12\x0c\n\x04used\x18\x02 \x01(\x03\"\x88\x01\n\x10GetUsageResponse\x12/\n\x06usages\x18\x01 \x03(\x0b\x32\x1f.weaver.ratelimit.v1.LimitUsage\x12\x16\n\x0epolicy_version\x18\x02 \x01(\t\x12+\n\x06source\x18\x03 \x01(\x0e\x32\x1b.weaver.ratelimit.v1.Source*M\n\x07Verdict\x12\x17\n\x13VERDICT_UNSPECIFIED\x10\x00\x12\x14\n\x10VERDICT_ADMITTED\x10\x01\x12\x13\n\x0fVERDICT_REFUSED\x10\x02*U\n\x06Source\x12\x16\n\x12SOURCE_UNSPECIFIED\x10\x00\x12\x10\n\x0cSOURCE_STORE\x10\x01\x12\x10\n\x0cSOURCE_LOCAL\x10\x02\x12\x0f\n\x0bSOURCE_NONE\x10\x03*l\n\x04Unit\x12\x14\n\x10UNIT_UNSPECIFIED\x10\x00\x12\x11\n\rUNIT_REQUESTS\x10\x01\x12\x0f\n\x0bUNIT_TOKENS\x10\x02\x12\x14\n\x10UNIT_COST_MICROS\x10\x03\x12\x14\n\x10UNIT_CONCURRENCY\x10\x04\x32\xf8\x04\n\x10RateLimitService\x12T\n\x07Reserve\x12#.weaver.ratelimit.v1.ReserveRequest\x1a$.weaver.ratelimit.v1.ReserveResponse\x12\x63\n\x0c\x42\x61tchReserve\x12(.weaver.ratelimit.v1.BatchReserveRequest\x1a).weaver.ratelimit.v1.BatchReserveResponse\x12Q\n\x06Settle\x12\".weaver.ratelimit.v1.SettleRequest\x1a#.weaver.ratelimit.v1.SettleResponse\x12`\n\x0b\x42\x61tchSettle\x12\'.weaver.ratelimit.v1.BatchSettleRequest\x1a(.weaver.ratelimit.v1.BatchSettleResponse\x12N\n\x05Renew\x12!.weaver.ratelimit.v1.RenewRequest\x1a\".weaver.ratelimit.v1.RenewResponse\x12K\n\x04Peek\x12 .weaver.ratelimit.v1.PeekRequest\x1a!.weaver.ratelimit.v1.PeekResponse\x12W\n\x08GetUsage\x12$.weaver.ratelimit.v1.GetUsageRequest\x1a%.weaver.ratelimit.v1.GetUsageResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+weaver/ratelimit/v1/ratelimit_service.proto\x12\x13weaver.ratelimit.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1fweaver/common/v1/identity.proto\x1a\x1cweaver/common/v1/usage.proto\"\xcf\x01\n\x0eReserveRequest\x12\x16\n\x0ereservation_id\x18\x01 \x01(\x0c\x12.\n\tprincipal\x18\x02 \x01(\x0b\x32\x1b.weaver.common.v1.Principal\x12\r\n\x05model\x18\x03 \x01(\t\x12\x10\n\x08requests\x18\x04 \x01(\r\x12\x0e\n\x06tokens\x18\x05 \x01(\x03\x12\x13\n\x0b\x63ost_micros\x18\x06 \x01(\x03\x12/\n\x0ctime_to_live\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x9f\x02\n\nLimitState\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\'\n\x04unit\x18\x02 \x01(\x0e\x32\x19.weaver.ratelimit.v1.Unit\x12\r\n\x05limit\x18\x03 \x01(\x03\x12\x11\n\tremaining\x18\x04 \x01(\x03\x12.\n\x0breset_after\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12)\n\x06window\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12)\n\x05scope\x18\x07 \x01(\x0e\x32\x1a.weaver.ratelimit.v1.Scope\x12\x11\n\tscope_key\x18\x08 \x01(\t\x12\x0e\n\x06shadow\x18\t \x01(\x08\x12\x0f\n\x07refuses\x18\n \x01(\x08\"\xde\x02\n\x0fReserveResponse\x12\x16\n\x0ereservation_id\x18\x01 \x01(\x0c\x12-\n\x07verdict\x18\x02 \x01(\x0e\x32\x1c.weaver.ratelimit.v1.Verdict\x12/\n\x06limits\x18\x03 \x03(\x0b\x32\x1f.weaver.ratelimit.v1.LimitState\x12\x12\n\nrefused_by\x18\x04 \x01(\t\x12.\n\x0bretry_after\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x16\n\x0epolicy_version\x18\x06 \x01(\t\x12+\n\x06source\x18\x07 \x01(\x0e\x32\x1b.weaver.ratelimit.v1.Source\x12/\n\x0b\x65xpire_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x19\n\x11shadow_refused_by\x18\t \x03(\t\"L\n\x13\x42\x61tchReserveRequest\x12\x35\n\x08requests\x18\x01 \x03(\x0b\x32#.weaver.ratelimit.v1.ReserveRequest\"O\n\x14\x42\x61tchReserveResponse\x12\x37\n\tresponses\x18\x01 \x03(\x0b\x32$.weaver.ratelimit.v1.ReserveResponse\"\xa3\x01\n\rSettleRequest\x12\x16\n\x0ereservation_id\x18\x01 \x01(\x0c\x12.\n\tprincipal\x18\x02 \x01(\x0b\x32\x1b.weaver.common.v1.Principal\x12&\n\x05usage\x18\x03 \x01(\x0b\x32\x17.weaver.common.v1.Usage\x12\x13\n\x0b\x63ost_micros\x18\x04 \x01(\x03\x12\r\n\x05model\x18\x05 \x01(\t\"\x91\x01\n\x0eSettleResponse\x12\x0f\n\x07settled\x18\x01 \x01(\x08\x12/\n\x06limits\x18\x02 \x03(\x0b\x32\x1f.weaver.ratelimit.v1.LimitState\x12\x1b\n\x13tokens_beyond_bound\x18\x03 \x01(\x03\x12 \n\x18\x63ost_micros_beyond_bound\x18\x04 \x01(\x03\"J\n\x12\x42\x61tchSettleRequest\x12\x34\n\x08requests\x18\x01 \x03(\x0b\x32\".weaver.ratelimit.v1.SettleRequest\"M\n\x13\x42\x61tchSettleResponse\x12\x36\n\tresponses\x18\x01 \x03(\x0b\x32#.weaver.ratelimit.v1.SettleResponse\"\x96\x01\n\x0cRenewRequest\x12\x16\n\x0ereservation_id\x18\x01 \x01(\x0c\x12.\n\tprincipal\x18\x02 \x01(\x0b\x32\x1b.weaver.common.v1.Principal\x12/\n\x0ctime_to_live\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\r\n\x05model\x18\x04 \x01(\t\"@\n\rRenewResponse\x12/\n\x0b\x65xpire_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"H\n\x11\x42\x61tchRenewRequest\x12\x33\n\x08requests\x18\x01 \x03(\x0b\x32!.weaver.ratelimit.v1.RenewRequest\"K\n\x12\x42\x61tchRenewResponse\x12\x35\n\tresponses\x18\x01 \x03(\x0b\x32\".weaver.ratelimit.v1.RenewResponse\"L\n\x0bPeekRequest\x12.\n\tprincipal\x18\x01 \x01(\x0b\x32\x1b.weaver.common.v1.Principal\x12\r\n\x05model\x18\x02 \x01(\t\"\x84\x01\n\x0cPeekResponse\x12/\n\x06limits\x18\x01 \x03(\x0b\x32\x1f.weaver.ratelimit.v1.LimitState\x12\x16\n\x0epolicy_version\x18\x02 \x01(\t\x12+\n\x06source\x18\x03 \x01(\x0e\x32\x1b.weaver.ratelimit.v1.Source\"P\n\x0fGetUsageRequest\x12.\n\tprincipal\x18\x01 \x01(\x0b\x32\x1b.weaver.common.v1.Principal\x12\r\n\x05model\x18\x02 \x01(\t\"X\n\nLimitUsage\x12.\n\x05limit\x18\x01 \x01(\x0b\x32\x1f.weaver.ratelimit.v1.LimitState\x12\x0c\n\x04used\x18\x02 \x01(\x03\x12\x0c\n\x04held\x18\x03 \x01(\x03\"\x88\x01\n\x10GetUsageResponse\x12/\n\x06usages\x18\x01 \x03(\x0b\x32\x1f.weaver.ratelimit.v1.LimitUsage\x12\x16\n\x0epolicy_version\x18\x02 \x01(\t\x12+\n\x06source\x18\x03 \x01(\x0e\x32\x1b.weaver.ratelimit.v1.Source*M\n\x07Verdict\x12\x17\n\x13VERDICT_UNSPECIFIED\x10\x00\x12\x14\n\x10VERDICT_ADMITTED\x10\x01\x12\x13\n\x0fVERDICT_REFUSED\x10\x02*U\n\x06Source\x12\x16\n\x12SOURCE_UNSPECIFIED\x10\x00\x12\x10\n\x0cSOURCE_STORE\x10\x01\x12\x10\n\x0cSOURCE_LOCAL\x10\x02\x12\x0f\n\x0bSOURCE_NONE\x10\x03*x\n\x05Scope\x12\x15\n\x11SCOPE_UNSPECIFIED\x10\x00\x12\x13\n\x0fSCOPE_PRINCIPAL\x10\x01\x12\x10\n\x0cSCOPE_TENANT\x10\x02\x12\x0e\n\nSCOPE_ROLE\x10\x03\x12\x0f\n\x0bSCOPE_MODEL\x10\x04\x12\x10\n\x0cSCOPE_GLOBAL\x10\x05*l\n\x04Unit\x12\x14\n\x10UNIT_UNSPECIFIED\x10\x00\x12\x11\n\rUNIT_REQUESTS\x10\x01\x12\x0f\n\x0bUNIT_TOKENS\x10\x02\x12\x14\n\x10UNIT_COST_MICROS\x10\x03\x12\x14\n\x10UNIT_CONCURRENCY\x10\x04\x32\xd7\x05\n\x10RateLimitService\x12T\n\x07Reserve\x12#.weaver.ratelimit.v1.ReserveRequest\x1a$.weaver.ratelimit.v1.ReserveResponse\x12\x63\n\x0c\x42\x61tchReserve\x12(.weaver.ratelimit.v1.BatchReserveRequest\x1a).weaver.ratelimit.v1.BatchReserveResponse\x12Q\n\x06Settle\x12\".weaver.ratelimit.v1.SettleRequest\x1a#.weaver.ratelimit.v1.SettleResponse\x12`\n\x0b\x42\x61tchSettle\x12\'.weaver.ratelimit.v1.BatchSettleRequest\x1a(.weaver.ratelimit.v1.BatchSettleResponse\x12N\n\x05Renew\x12!.weaver.ratelimit.v1.RenewRequest\x1a\".weaver.ratelimit.v1.RenewResponse\x12]\n\nBatchRenew\x12&.weaver.ratelimit.v1.BatchRenewRequest\x1a\'.weaver.ratelimit.v1.BatchRenewResponse\x12K\n\x04Peek\x12 .weaver.ratelimit.v1.PeekRequest\x1a!.weaver.ratelimit.v1.PeekResponse\x12W\n\x08GetUsage\x12$.weaver.ratelimit.v1.GetUsageRequest\x1a%.weaver.ratelimit.v1.GetUsageResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'weaver.ratelimit.v1.ratelimit_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_VERDICT']._serialized_start=2126
-  _globals['_VERDICT']._serialized_end=2203
-  _globals['_SOURCE']._serialized_start=2205
-  _globals['_SOURCE']._serialized_end=2290
-  _globals['_UNIT']._serialized_start=2292
-  _globals['_UNIT']._serialized_end=2400
+  _globals['_VERDICT']._serialized_start=2571
+  _globals['_VERDICT']._serialized_end=2648
+  _globals['_SOURCE']._serialized_start=2650
+  _globals['_SOURCE']._serialized_end=2735
+  _globals['_SCOPE']._serialized_start=2737
+  _globals['_SCOPE']._serialized_end=2857
+  _globals['_UNIT']._serialized_start=2859
+  _globals['_UNIT']._serialized_end=2967
   _globals['_RESERVEREQUEST']._serialized_start=197
   _globals['_RESERVEREQUEST']._serialized_end=404
   _globals['_LIMITSTATE']._serialized_start=407
-  _globals['_LIMITSTATE']._serialized_end=599
-  _globals['_RESERVERESPONSE']._serialized_start=602
-  _globals['_RESERVERESPONSE']._serialized_end=876
-  _globals['_BATCHRESERVEREQUEST']._serialized_start=878
-  _globals['_BATCHRESERVEREQUEST']._serialized_end=954
-  _globals['_BATCHRESERVERESPONSE']._serialized_start=956
-  _globals['_BATCHRESERVERESPONSE']._serialized_end=1035
-  _globals['_SETTLEREQUEST']._serialized_start=1038
-  _globals['_SETTLEREQUEST']._serialized_end=1186
-  _globals['_SETTLERESPONSE']._serialized_start=1188
-  _globals['_SETTLERESPONSE']._serialized_end=1270
-  _globals['_BATCHSETTLEREQUEST']._serialized_start=1272
-  _globals['_BATCHSETTLEREQUEST']._serialized_end=1346
-  _globals['_BATCHSETTLERESPONSE']._serialized_start=1348
-  _globals['_BATCHSETTLERESPONSE']._serialized_end=1425
-  _globals['_RENEWREQUEST']._serialized_start=1428
-  _globals['_RENEWREQUEST']._serialized_end=1563
-  _globals['_RENEWRESPONSE']._serialized_start=1565
-  _globals['_RENEWRESPONSE']._serialized_end=1629
-  _globals['_PEEKREQUEST']._serialized_start=1631
-  _globals['_PEEKREQUEST']._serialized_end=1707
-  _globals['_PEEKRESPONSE']._serialized_start=1710
-  _globals['_PEEKRESPONSE']._serialized_end=1842
-  _globals['_GETUSAGEREQUEST']._serialized_start=1844
-  _globals['_GETUSAGEREQUEST']._serialized_end=1909
-  _globals['_LIMITUSAGE']._serialized_start=1911
-  _globals['_LIMITUSAGE']._serialized_end=1985
-  _globals['_GETUSAGERESPONSE']._serialized_start=1988
-  _globals['_GETUSAGERESPONSE']._serialized_end=2124
-  _globals['_RATELIMITSERVICE']._serialized_start=2403
-  _globals['_RATELIMITSERVICE']._serialized_end=3035
+  _globals['_LIMITSTATE']._serialized_end=694
+  _globals['_RESERVERESPONSE']._serialized_start=697
+  _globals['_RESERVERESPONSE']._serialized_end=1047
+  _globals['_BATCHRESERVEREQUEST']._serialized_start=1049
+  _globals['_BATCHRESERVEREQUEST']._serialized_end=1125
+  _globals['_BATCHRESERVERESPONSE']._serialized_start=1127
+  _globals['_BATCHRESERVERESPONSE']._serialized_end=1206
+  _globals['_SETTLEREQUEST']._serialized_start=1209
+  _globals['_SETTLEREQUEST']._serialized_end=1372
+  _globals['_SETTLERESPONSE']._serialized_start=1375
+  _globals['_SETTLERESPONSE']._serialized_end=1520
+  _globals['_BATCHSETTLEREQUEST']._serialized_start=1522
+  _globals['_BATCHSETTLEREQUEST']._serialized_end=1596
+  _globals['_BATCHSETTLERESPONSE']._serialized_start=1598
+  _globals['_BATCHSETTLERESPONSE']._serialized_end=1675
+  _globals['_RENEWREQUEST']._serialized_start=1678
+  _globals['_RENEWREQUEST']._serialized_end=1828
+  _globals['_RENEWRESPONSE']._serialized_start=1830
+  _globals['_RENEWRESPONSE']._serialized_end=1894
+  _globals['_BATCHRENEWREQUEST']._serialized_start=1896
+  _globals['_BATCHRENEWREQUEST']._serialized_end=1968
+  _globals['_BATCHRENEWRESPONSE']._serialized_start=1970
+  _globals['_BATCHRENEWRESPONSE']._serialized_end=2045
+  _globals['_PEEKREQUEST']._serialized_start=2047
+  _globals['_PEEKREQUEST']._serialized_end=2123
+  _globals['_PEEKRESPONSE']._serialized_start=2126
+  _globals['_PEEKRESPONSE']._serialized_end=2258
+  _globals['_GETUSAGEREQUEST']._serialized_start=2260
+  _globals['_GETUSAGEREQUEST']._serialized_end=2340
+  _globals['_LIMITUSAGE']._serialized_start=2342
+  _globals['_LIMITUSAGE']._serialized_end=2430
+  _globals['_GETUSAGERESPONSE']._serialized_start=2433
+  _globals['_GETUSAGERESPONSE']._serialized_end=2569
+  _globals['_RATELIMITSERVICE']._serialized_start=2970
+  _globals['_RATELIMITSERVICE']._serialized_end=3697
 # @@protoc_insertion_point(module_scope)

@@ -75,6 +75,42 @@ SOURCE_NONE: Source.ValueType  # 3
 """Nowhere, because the store is down and the policy is `allow`."""
 Global___Source: _TypeAlias = Source  # noqa: Y015
 
+class _Scope:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ScopeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Scope.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SCOPE_UNSPECIFIED: _Scope.ValueType  # 0
+    """Not known."""
+    SCOPE_PRINCIPAL: _Scope.ValueType  # 1
+    """Those of one principal."""
+    SCOPE_TENANT: _Scope.ValueType  # 2
+    """Those of every principal of a tenant."""
+    SCOPE_ROLE: _Scope.ValueType  # 3
+    """Those of every principal of a tenant that has a role."""
+    SCOPE_MODEL: _Scope.ValueType  # 4
+    """Those for one model."""
+    SCOPE_GLOBAL: _Scope.ValueType  # 5
+    """All."""
+
+class Scope(_Scope, metaclass=_ScopeEnumTypeWrapper):
+    """Scope is whose calls a rule counts together."""
+
+SCOPE_UNSPECIFIED: Scope.ValueType  # 0
+"""Not known."""
+SCOPE_PRINCIPAL: Scope.ValueType  # 1
+"""Those of one principal."""
+SCOPE_TENANT: Scope.ValueType  # 2
+"""Those of every principal of a tenant."""
+SCOPE_ROLE: Scope.ValueType  # 3
+"""Those of every principal of a tenant that has a role."""
+SCOPE_MODEL: Scope.ValueType  # 4
+"""Those for one model."""
+SCOPE_GLOBAL: Scope.ValueType  # 5
+"""All."""
+Global___Scope: _TypeAlias = Scope  # noqa: Y015
+
 class _Unit:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -172,21 +208,33 @@ class LimitState(_message.Message):
     REMAINING_FIELD_NUMBER: _builtins.int
     RESET_AFTER_FIELD_NUMBER: _builtins.int
     WINDOW_FIELD_NUMBER: _builtins.int
+    SCOPE_FIELD_NUMBER: _builtins.int
+    SCOPE_KEY_FIELD_NUMBER: _builtins.int
+    SHADOW_FIELD_NUMBER: _builtins.int
+    REFUSES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """The rule's name in the policy, such as `requests`."""
+    """The rule's name in the policy, such as `requests`; it names the policy in `RateLimit` headers."""
     unit: Global___Unit.ValueType
     """What the rule counts."""
     limit: _builtins.int
     """The most that can be used at once: the burst of a bucket, the size of a budget."""
     remaining: _builtins.int
     """What is left now; never negative."""
+    scope: Global___Scope.ValueType
+    """Whose calls it counts together."""
+    scope_key: _builtins.str
+    """Which tenant, role or model that is; empty for a principal's own rule and a global one."""
+    shadow: _builtins.bool
+    """Whether the rule only counts and never refuses."""
+    refuses: _builtins.bool
+    """Whether this is the rule that refused the call; names can repeat across roles."""
     @_builtins.property
     def reset_after(self) -> _duration_pb2.Duration:
-        """Until the limit is whole again."""
+        """Until the limit is whole again; unset for requests in flight, which end when they end."""
 
     @_builtins.property
     def window(self) -> _duration_pb2.Duration:
-        """The window that `limit` refers to, for `RateLimit-Policy`."""
+        """The window that `limit` refers to, for `RateLimit-Policy`; unset for requests in flight."""
 
     def __init__(
         self,
@@ -197,10 +245,14 @@ class LimitState(_message.Message):
         remaining: _builtins.int = ...,
         reset_after: _duration_pb2.Duration | None = ...,
         window: _duration_pb2.Duration | None = ...,
+        scope: Global___Scope.ValueType = ...,
+        scope_key: _builtins.str = ...,
+        shadow: _builtins.bool = ...,
+        refuses: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["reset_after", b"reset_after", "window", b"window"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["limit", b"limit", "name", b"name", "remaining", b"remaining", "reset_after", b"reset_after", "unit", b"unit", "window", b"window"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["limit", b"limit", "name", b"name", "refuses", b"refuses", "remaining", b"remaining", "reset_after", b"reset_after", "scope", b"scope", "scope_key", b"scope_key", "shadow", b"shadow", "unit", b"unit", "window", b"window"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -219,6 +271,8 @@ class ReserveResponse(_message.Message):
     RETRY_AFTER_FIELD_NUMBER: _builtins.int
     POLICY_VERSION_FIELD_NUMBER: _builtins.int
     SOURCE_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    SHADOW_REFUSED_BY_FIELD_NUMBER: _builtins.int
     reservation_id: _builtins.bytes
     """The id from the request."""
     verdict: Global___Verdict.ValueType
@@ -237,6 +291,14 @@ class ReserveResponse(_message.Message):
     def retry_after(self) -> _duration_pb2.Duration:
         """When it is worth trying again; unset when admitted."""
 
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
+        """The end of the reservation without `Renew`, in the store's time; unset when refused."""
+
+    @_builtins.property
+    def shadow_refused_by(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The rules in shadow mode that would have refused, by name."""
+
     def __init__(
         self,
         *,
@@ -247,10 +309,12 @@ class ReserveResponse(_message.Message):
         retry_after: _duration_pb2.Duration | None = ...,
         policy_version: _builtins.str = ...,
         source: Global___Source.ValueType = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
+        shadow_refused_by: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["retry_after", b"retry_after"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "retry_after", b"retry_after"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits", "policy_version", b"policy_version", "refused_by", b"refused_by", "reservation_id", b"reservation_id", "retry_after", b"retry_after", "source", b"source", "verdict", b"verdict"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "limits", b"limits", "policy_version", b"policy_version", "refused_by", b"refused_by", "reservation_id", b"reservation_id", "retry_after", b"retry_after", "shadow_refused_by", b"shadow_refused_by", "source", b"source", "verdict", b"verdict"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -314,10 +378,15 @@ class SettleRequest(_message.Message):
     PRINCIPAL_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
     COST_MICROS_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
     reservation_id: _builtins.bytes
     """The reservation's id."""
     cost_micros: _builtins.int
     """What it cost, in millionths of the account's currency."""
+    model: _builtins.str
+    """The model of the reservation. Without it what rules per model hold stays held until the
+    reservation ends, and is then charged with its bound.
+    """
     @_builtins.property
     def principal(self) -> _identity_pb2.Principal:
         """The principal that reserved."""
@@ -333,10 +402,11 @@ class SettleRequest(_message.Message):
         principal: _identity_pb2.Principal | None = ...,
         usage: _usage_pb2.Usage | None = ...,
         cost_micros: _builtins.int = ...,
+        model: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["principal", b"principal", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cost_micros", b"cost_micros", "principal", b"principal", "reservation_id", b"reservation_id", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cost_micros", b"cost_micros", "model", b"model", "principal", b"principal", "reservation_id", b"reservation_id", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -350,8 +420,14 @@ class SettleResponse(_message.Message):
 
     SETTLED_FIELD_NUMBER: _builtins.int
     LIMITS_FIELD_NUMBER: _builtins.int
+    TOKENS_BEYOND_BOUND_FIELD_NUMBER: _builtins.int
+    COST_MICROS_BEYOND_BOUND_FIELD_NUMBER: _builtins.int
     settled: _builtins.bool
     """False when the reservation was unknown or settled before."""
+    tokens_beyond_bound: _builtins.int
+    """Tokens used beyond the bound, which were charged too; 0 where no rule limits tokens."""
+    cost_micros_beyond_bound: _builtins.int
+    """Cost beyond the bound, which was charged too; 0 where no rule limits cost."""
     @_builtins.property
     def limits(self) -> _containers.RepeatedCompositeFieldContainer[Global___LimitState]:
         """Every rule that applies, after settling; left out in batches."""
@@ -361,10 +437,12 @@ class SettleResponse(_message.Message):
         *,
         settled: _builtins.bool = ...,
         limits: _abc.Iterable[Global___LimitState] | None = ...,
+        tokens_beyond_bound: _builtins.int = ...,
+        cost_micros_beyond_bound: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits", "settled", b"settled"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cost_micros_beyond_bound", b"cost_micros_beyond_bound", "limits", b"limits", "settled", b"settled", "tokens_beyond_bound", b"tokens_beyond_bound"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -427,8 +505,11 @@ class RenewRequest(_message.Message):
     RESERVATION_ID_FIELD_NUMBER: _builtins.int
     PRINCIPAL_FIELD_NUMBER: _builtins.int
     TIME_TO_LIVE_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
     reservation_id: _builtins.bytes
     """The reservation's id."""
+    model: _builtins.str
+    """The model of the reservation, for rules per model."""
     @_builtins.property
     def principal(self) -> _identity_pb2.Principal:
         """The principal that reserved."""
@@ -443,10 +524,11 @@ class RenewRequest(_message.Message):
         reservation_id: _builtins.bytes = ...,
         principal: _identity_pb2.Principal | None = ...,
         time_to_live: _duration_pb2.Duration | None = ...,
+        model: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["principal", b"principal", "time_to_live", b"time_to_live"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["principal", b"principal", "reservation_id", b"reservation_id", "time_to_live", b"time_to_live"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "principal", b"principal", "reservation_id", b"reservation_id", "time_to_live", b"time_to_live"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -461,7 +543,9 @@ class RenewResponse(_message.Message):
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp:
-        """The new end of the reservation, in the store's time."""
+        """The new end of the reservation, in the store's time; in a batch unset where there is no such
+        live reservation.
+        """
 
     def __init__(
         self,
@@ -475,6 +559,54 @@ class RenewResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RenewResponse: _TypeAlias = RenewResponse  # noqa: Y015
+
+@_typing.final
+class BatchRenewRequest(_message.Message):
+    """BatchRenewRequest is many renewals at once."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUESTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def requests(self) -> _containers.RepeatedCompositeFieldContainer[Global___RenewRequest]:
+        """At most 1,000, each as in `Renew`."""
+
+    def __init__(
+        self,
+        *,
+        requests: _abc.Iterable[Global___RenewRequest] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["requests", b"requests"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchRenewRequest: _TypeAlias = BatchRenewRequest  # noqa: Y015
+
+@_typing.final
+class BatchRenewResponse(_message.Message):
+    """BatchRenewResponse has one result for each request, in the same order."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESPONSES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def responses(self) -> _containers.RepeatedCompositeFieldContainer[Global___RenewResponse]:
+        """The results."""
+
+    def __init__(
+        self,
+        *,
+        responses: _abc.Iterable[Global___RenewResponse] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["responses", b"responses"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchRenewResponse: _TypeAlias = BatchRenewResponse  # noqa: Y015
 
 @_typing.final
 class PeekRequest(_message.Message):
@@ -543,6 +675,9 @@ class GetUsageRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     PRINCIPAL_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """The public model name, for rules per model; empty for every rule that is not one model's."""
     @_builtins.property
     def principal(self) -> _identity_pb2.Principal:
         """Whose usage to read."""
@@ -551,10 +686,11 @@ class GetUsageRequest(_message.Message):
         self,
         *,
         principal: _identity_pb2.Principal | None = ...,
+        model: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["principal", b"principal"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["principal", b"principal"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "principal", b"principal"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -568,8 +704,11 @@ class LimitUsage(_message.Message):
 
     LIMIT_FIELD_NUMBER: _builtins.int
     USED_FIELD_NUMBER: _builtins.int
+    HELD_FIELD_NUMBER: _builtins.int
     used: _builtins.int
     """What was used of it in the current window, in the limit's unit."""
+    held: _builtins.int
+    """The part of `used` that live reservations hold."""
     @_builtins.property
     def limit(self) -> Global___LimitState:
         """The limit as it stands."""
@@ -579,10 +718,11 @@ class LimitUsage(_message.Message):
         *,
         limit: Global___LimitState | None = ...,
         used: _builtins.int = ...,
+        held: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["limit", b"limit"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["limit", b"limit", "used", b"used"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["held", b"held", "limit", b"limit", "used", b"used"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -64,6 +64,11 @@ class RateLimitServiceStub:
                 request_serializer=weaver_dot_ratelimit_dot_v1_dot_ratelimit__service__pb2.RenewRequest.SerializeToString,
                 response_deserializer=weaver_dot_ratelimit_dot_v1_dot_ratelimit__service__pb2.RenewResponse.FromString,
                 _registered_method=True)
+        self.BatchRenew = channel.unary_unary(
+                '/weaver.ratelimit.v1.RateLimitService/BatchRenew',
+                request_serializer=weaver_dot_ratelimit_dot_v1_dot_ratelimit__service__pb2.BatchRenewRequest.SerializeToString,
+                response_deserializer=weaver_dot_ratelimit_dot_v1_dot_ratelimit__service__pb2.BatchRenewResponse.FromString,
+                _registered_method=True)
         self.Peek = channel.unary_unary(
                 '/weaver.ratelimit.v1.RateLimitService/Peek',
                 request_serializer=weaver_dot_ratelimit_dot_v1_dot_ratelimit__service__pb2.PeekRequest.SerializeToString,
@@ -131,6 +136,15 @@ class RateLimitServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def BatchRenew(self, request, context):
+        """Extends many reservations in one round trip.
+
+        Errors: INVALID_ARGUMENT (over 1,000 items), UNAVAILABLE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Peek(self, request, context):
         """Reads the state of a principal's limits without charging anything.
 
@@ -176,6 +190,11 @@ def add_RateLimitServiceServicer_to_server(servicer, server):
                     servicer.Renew,
                     request_deserializer=weaver_dot_ratelimit_dot_v1_dot_ratelimit__service__pb2.RenewRequest.FromString,
                     response_serializer=weaver_dot_ratelimit_dot_v1_dot_ratelimit__service__pb2.RenewResponse.SerializeToString,
+            ),
+            'BatchRenew': grpc.unary_unary_rpc_method_handler(
+                    servicer.BatchRenew,
+                    request_deserializer=weaver_dot_ratelimit_dot_v1_dot_ratelimit__service__pb2.BatchRenewRequest.FromString,
+                    response_serializer=weaver_dot_ratelimit_dot_v1_dot_ratelimit__service__pb2.BatchRenewResponse.SerializeToString,
             ),
             'Peek': grpc.unary_unary_rpc_method_handler(
                     servicer.Peek,
@@ -328,6 +347,33 @@ class RateLimitService:
             '/weaver.ratelimit.v1.RateLimitService/Renew',
             weaver_dot_ratelimit_dot_v1_dot_ratelimit__service__pb2.RenewRequest.SerializeToString,
             weaver_dot_ratelimit_dot_v1_dot_ratelimit__service__pb2.RenewResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BatchRenew(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/weaver.ratelimit.v1.RateLimitService/BatchRenew',
+            weaver_dot_ratelimit_dot_v1_dot_ratelimit__service__pb2.BatchRenewRequest.SerializeToString,
+            weaver_dot_ratelimit_dot_v1_dot_ratelimit__service__pb2.BatchRenewResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -65,6 +65,11 @@ class RateLimitServiceStub:
 
     Errors: INVALID_ARGUMENT, NOT_FOUND (unknown, expired or another caller's), UNAVAILABLE.
     """
+    BatchRenew: _grpc.UnaryUnaryMultiCallable[_ratelimit_service_pb2.BatchRenewRequest, _ratelimit_service_pb2.BatchRenewResponse]
+    """Extends many reservations in one round trip.
+
+    Errors: INVALID_ARGUMENT (over 1,000 items), UNAVAILABLE.
+    """
     Peek: _grpc.UnaryUnaryMultiCallable[_ratelimit_service_pb2.PeekRequest, _ratelimit_service_pb2.PeekResponse]
     """Reads the state of a principal's limits without charging anything.
 
@@ -112,6 +117,11 @@ class RateLimitServiceAsyncStub(RateLimitServiceStub):
     """Extends the time to live of a live stream's reservation.
 
     Errors: INVALID_ARGUMENT, NOT_FOUND (unknown, expired or another caller's), UNAVAILABLE.
+    """
+    BatchRenew: _aio.UnaryUnaryMultiCallable[_ratelimit_service_pb2.BatchRenewRequest, _ratelimit_service_pb2.BatchRenewResponse]  # type: ignore[assignment]
+    """Extends many reservations in one round trip.
+
+    Errors: INVALID_ARGUMENT (over 1,000 items), UNAVAILABLE.
     """
     Peek: _aio.UnaryUnaryMultiCallable[_ratelimit_service_pb2.PeekRequest, _ratelimit_service_pb2.PeekResponse]  # type: ignore[assignment]
     """Reads the state of a principal's limits without charging anything.
@@ -187,6 +197,17 @@ class RateLimitServiceServicer(metaclass=_abc_1.ABCMeta):
         """Extends the time to live of a live stream's reservation.
 
         Errors: INVALID_ARGUMENT, NOT_FOUND (unknown, expired or another caller's), UNAVAILABLE.
+        """
+
+    @_abc_1.abstractmethod
+    def BatchRenew(
+        self,
+        request: _ratelimit_service_pb2.BatchRenewRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ratelimit_service_pb2.BatchRenewResponse, _abc.Awaitable[_ratelimit_service_pb2.BatchRenewResponse]]:
+        """Extends many reservations in one round trip.
+
+        Errors: INVALID_ARGUMENT (over 1,000 items), UNAVAILABLE.
         """
 
     @_abc_1.abstractmethod
