@@ -14,7 +14,7 @@ from services.cli import edge
 from services.cli.settings import EdgeSettings, Target
 from services.common.settings import SettingsError
 
-PUBLIC_SERVICES = {"GatewayService", "AuditReaderService", "AdminService"}
+PUBLIC_SERVICES = {"GatewayService", "AuditReaderService", "AuditAdminService", "AdminService"}
 STREAMS = {"ChatCompletions", "Responses", "Messages", "GenerateStream"}
 
 

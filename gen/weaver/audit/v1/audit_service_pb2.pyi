@@ -9,6 +9,7 @@ from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from weaver.audit.v1 import record_pb2 as _record_pb2
+from weaver.common.v1 import identity_pb2 as _identity_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -85,12 +86,13 @@ class RecordFilter(_message.Message):
     TYPES_FIELD_NUMBER: _builtins.int
     START_TIME_FIELD_NUMBER: _builtins.int
     END_TIME_FIELD_NUMBER: _builtins.int
+    OWNER_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
     """Records of this tenant."""
     issuer: _builtins.str
     """Records of this issuer."""
     subject: _builtins.str
-    """Records of this subject."""
+    """Records of this subject: as they are, under the subject's pseudonym, or of this pseudonym."""
     request_id: _builtins.str
     """Records of this request."""
     @_builtins.property
@@ -105,6 +107,10 @@ class RecordFilter(_message.Message):
     def end_time(self) -> _timestamp_pb2.Timestamp:
         """Records before this time."""
 
+    @_builtins.property
+    def owner(self) -> _identity_pb2.Principal:
+        """Records of this caller alone, under their subject or its pseudonym; roles do not matter."""
+
     def __init__(
         self,
         *,
@@ -115,10 +121,11 @@ class RecordFilter(_message.Message):
         types: _abc.Iterable[_record_pb2.EventType.ValueType] | None = ...,
         start_time: _timestamp_pb2.Timestamp | None = ...,
         end_time: _timestamp_pb2.Timestamp | None = ...,
+        owner: _identity_pb2.Principal | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "owner", b"owner", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "issuer", b"issuer", "request_id", b"request_id", "start_time", b"start_time", "subject", b"subject", "tenant", b"tenant", "types", b"types"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "issuer", b"issuer", "owner", b"owner", "request_id", b"request_id", "start_time", b"start_time", "subject", b"subject", "tenant", b"tenant", "types", b"types"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -194,21 +201,27 @@ class ListRecordsResponse(_message.Message):
 
     RECORDS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    PSEUDONYMS_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
     """Asks for the next page; empty on the last."""
     @_builtins.property
     def records(self) -> _containers.RepeatedCompositeFieldContainer[Global___StoredRecord]:
         """The records."""
 
+    @_builtins.property
+    def pseudonyms(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The pseudonyms that the filter's subject has, as the records show them."""
+
     def __init__(
         self,
         *,
         records: _abc.Iterable[Global___StoredRecord] | None = ...,
         next_page_token: _builtins.str = ...,
+        pseudonyms: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "records", b"records"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "pseudonyms", b"pseudonyms", "records", b"records"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -221,16 +234,22 @@ class GetRecordRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     INDEX_FIELD_NUMBER: _builtins.int
+    OWNER_FIELD_NUMBER: _builtins.int
     index: _builtins.int
     """Its index."""
+    @_builtins.property
+    def owner(self) -> _identity_pb2.Principal:
+        """Whose it must be; another's is NOT_FOUND. Unset: anybody's."""
+
     def __init__(
         self,
         *,
         index: _builtins.int = ...,
+        owner: _identity_pb2.Principal | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["owner", b"owner"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["index", b"index"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["index", b"index", "owner", b"owner"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -267,16 +286,22 @@ class GetReceiptRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     INDEX_FIELD_NUMBER: _builtins.int
+    OWNER_FIELD_NUMBER: _builtins.int
     index: _builtins.int
     """Its index."""
+    @_builtins.property
+    def owner(self) -> _identity_pb2.Principal:
+        """Whose it must be; another's is NOT_FOUND. Unset: anybody's."""
+
     def __init__(
         self,
         *,
         index: _builtins.int = ...,
+        owner: _identity_pb2.Principal | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["owner", b"owner"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["index", b"index"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["index", b"index", "owner", b"owner"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -533,3 +558,453 @@ class GetTileResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetTileResponse: _TypeAlias = GetTileResponse  # noqa: Y015
+
+@_typing.final
+class GetCommitmentKeyRequest(_message.Message):
+    """GetCommitmentKeyRequest names a record."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INDEX_FIELD_NUMBER: _builtins.int
+    OWNER_FIELD_NUMBER: _builtins.int
+    index: _builtins.int
+    """Its index."""
+    @_builtins.property
+    def owner(self) -> _identity_pb2.Principal:
+        """Whose it must be; another's is NOT_FOUND. Unset: anybody's."""
+
+    def __init__(
+        self,
+        *,
+        index: _builtins.int = ...,
+        owner: _identity_pb2.Principal | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["owner", b"owner"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["index", b"index", "owner", b"owner"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetCommitmentKeyRequest: _TypeAlias = GetCommitmentKeyRequest  # noqa: Y015
+
+@_typing.final
+class GetCommitmentKeyResponse(_message.Message):
+    """GetCommitmentKeyResponse is the key of a record's commitments."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECORD_FIELD_NUMBER: _builtins.int
+    COMMITMENT_KEY_FIELD_NUMBER: _builtins.int
+    commitment_key: _builtins.bytes
+    """The key, 32 bytes."""
+    @_builtins.property
+    def record(self) -> Global___StoredRecord:
+        """The record."""
+
+    def __init__(
+        self,
+        *,
+        record: Global___StoredRecord | None = ...,
+        commitment_key: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["record", b"record"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["commitment_key", b"commitment_key", "record", b"record"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetCommitmentKeyResponse: _TypeAlias = GetCommitmentKeyResponse  # noqa: Y015
+
+@_typing.final
+class SealedText(_message.Message):
+    """SealedText is a text that was captured for a record."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INDEX_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    SEALED_FIELD_NUMBER: _builtins.int
+    SIZE_FIELD_NUMBER: _builtins.int
+    TRUNCATED_FIELD_NUMBER: _builtins.int
+    index: _builtins.int
+    """The record's index."""
+    kind: _record_pb2.CommitmentKind.ValueType
+    """Which text."""
+    sealed: _builtins.bytes
+    """The text, sealed: see docs/design/records.md."""
+    size: _builtins.int
+    """The size of the whole text, in bytes."""
+    truncated: _builtins.bool
+    """Whether only its beginning was captured."""
+    def __init__(
+        self,
+        *,
+        index: _builtins.int = ...,
+        kind: _record_pb2.CommitmentKind.ValueType = ...,
+        sealed: _builtins.bytes = ...,
+        size: _builtins.int = ...,
+        truncated: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["index", b"index", "kind", b"kind", "sealed", b"sealed", "size", b"size", "truncated", b"truncated"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SealedText: _TypeAlias = SealedText  # noqa: Y015
+
+@_typing.final
+class StoreTextsRequest(_message.Message):
+    """StoreTextsRequest is a batch of captured texts."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORIGIN_FIELD_NUMBER: _builtins.int
+    TEXTS_FIELD_NUMBER: _builtins.int
+    origin: _builtins.str
+    """The log that the indexes belong to."""
+    @_builtins.property
+    def texts(self) -> _containers.RepeatedCompositeFieldContainer[Global___SealedText]:
+        """At most 1,000."""
+
+    def __init__(
+        self,
+        *,
+        origin: _builtins.str = ...,
+        texts: _abc.Iterable[Global___SealedText] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["origin", b"origin", "texts", b"texts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StoreTextsRequest: _TypeAlias = StoreTextsRequest  # noqa: Y015
+
+@_typing.final
+class StoreTextsResponse(_message.Message):
+    """StoreTextsResponse says what became of the texts."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEPT_FIELD_NUMBER: _builtins.int
+    kept: _builtins.int
+    """How many were kept; the others belong to records that were erased."""
+    def __init__(
+        self,
+        *,
+        kept: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kept", b"kept"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StoreTextsResponse: _TypeAlias = StoreTextsResponse  # noqa: Y015
+
+@_typing.final
+class GetTextsRequest(_message.Message):
+    """GetTextsRequest names a record."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INDEX_FIELD_NUMBER: _builtins.int
+    OWNER_FIELD_NUMBER: _builtins.int
+    index: _builtins.int
+    """Its index."""
+    @_builtins.property
+    def owner(self) -> _identity_pb2.Principal:
+        """Whose it must be; another's is NOT_FOUND. Unset: anybody's."""
+
+    def __init__(
+        self,
+        *,
+        index: _builtins.int = ...,
+        owner: _identity_pb2.Principal | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["owner", b"owner"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["index", b"index", "owner", b"owner"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetTextsRequest: _TypeAlias = GetTextsRequest  # noqa: Y015
+
+@_typing.final
+class Text(_message.Message):
+    """Text is a text that was captured for a record, opened."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    DATA_FIELD_NUMBER: _builtins.int
+    SIZE_FIELD_NUMBER: _builtins.int
+    TRUNCATED_FIELD_NUMBER: _builtins.int
+    kind: _record_pb2.CommitmentKind.ValueType
+    """Which text."""
+    data: _builtins.bytes
+    """Its bytes."""
+    size: _builtins.int
+    """The size of the whole text, in bytes."""
+    truncated: _builtins.bool
+    """Whether `data` is only its beginning."""
+    def __init__(
+        self,
+        *,
+        kind: _record_pb2.CommitmentKind.ValueType = ...,
+        data: _builtins.bytes = ...,
+        size: _builtins.int = ...,
+        truncated: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "kind", b"kind", "size", b"size", "truncated", b"truncated"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Text: _TypeAlias = Text  # noqa: Y015
+
+@_typing.final
+class GetTextsResponse(_message.Message):
+    """GetTextsResponse is what was captured for a record."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECORD_FIELD_NUMBER: _builtins.int
+    TEXTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def record(self) -> Global___StoredRecord:
+        """The record."""
+
+    @_builtins.property
+    def texts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Text]:
+        """The texts, in the order of their kinds."""
+
+    def __init__(
+        self,
+        *,
+        record: Global___StoredRecord | None = ...,
+        texts: _abc.Iterable[Global___Text] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["record", b"record"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["record", b"record", "texts", b"texts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetTextsResponse: _TypeAlias = GetTextsResponse  # noqa: Y015
+
+@_typing.final
+class Order(_message.Message):
+    """Order says who asked for something to be destroyed, and why; it goes into the record of it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ADMINISTRATOR_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """The gateway's id of the request."""
+    note: _builtins.str
+    """The reason in their words, at most 256 characters; it stays in the log for good."""
+    @_builtins.property
+    def administrator(self) -> _identity_pb2.Principal:
+        """The administrator."""
+
+    def __init__(
+        self,
+        *,
+        administrator: _identity_pb2.Principal | None = ...,
+        request_id: _builtins.str = ...,
+        note: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["administrator", b"administrator"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["administrator", b"administrator", "note", b"note", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Order: _TypeAlias = Order  # noqa: Y015
+
+@_typing.final
+class ForgetPrincipalRequest(_message.Message):
+    """ForgetPrincipalRequest names a principal."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PRINCIPAL_FIELD_NUMBER: _builtins.int
+    ORDER_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def principal(self) -> _identity_pb2.Principal:
+        """Tenant, issuer and subject; roles do not matter."""
+
+    @_builtins.property
+    def order(self) -> Global___Order:
+        """Who asked."""
+
+    def __init__(
+        self,
+        *,
+        principal: _identity_pb2.Principal | None = ...,
+        order: Global___Order | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["order", b"order", "principal", b"principal"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["order", b"order", "principal", b"principal"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ForgetPrincipalRequest: _TypeAlias = ForgetPrincipalRequest  # noqa: Y015
+
+@_typing.final
+class ForgetPrincipalResponse(_message.Message):
+    """ForgetPrincipalResponse says what was destroyed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PSEUDONYM_FIELD_NUMBER: _builtins.int
+    ERASED_FIELD_NUMBER: _builtins.int
+    PLAIN_RECORDS_FIELD_NUMBER: _builtins.int
+    INDEX_FIELD_NUMBER: _builtins.int
+    pseudonym: _builtins.str
+    """The pseudonym that nobody can be tied to any more."""
+    erased: _builtins.int
+    """How many records lost their commitment key."""
+    plain_records: _builtins.int
+    """How many records, from times without pseudonyms, name the subject itself; they cannot be changed."""
+    index: _builtins.int
+    """The index of the administration record."""
+    def __init__(
+        self,
+        *,
+        pseudonym: _builtins.str = ...,
+        erased: _builtins.int = ...,
+        plain_records: _builtins.int = ...,
+        index: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["erased", b"erased", "index", b"index", "plain_records", b"plain_records", "pseudonym", b"pseudonym"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ForgetPrincipalResponse: _TypeAlias = ForgetPrincipalResponse  # noqa: Y015
+
+@_typing.final
+class EraseRecordsRequest(_message.Message):
+    """EraseRecordsRequest names records."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INDEXES_FIELD_NUMBER: _builtins.int
+    PRINCIPAL_FIELD_NUMBER: _builtins.int
+    ORDER_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def indexes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """These records, at most 1,000."""
+
+    @_builtins.property
+    def principal(self) -> _identity_pb2.Principal:
+        """Or all records of this principal."""
+
+    @_builtins.property
+    def order(self) -> Global___Order:
+        """Who asked."""
+
+    def __init__(
+        self,
+        *,
+        indexes: _abc.Iterable[_builtins.int] | None = ...,
+        principal: _identity_pb2.Principal | None = ...,
+        order: Global___Order | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["order", b"order", "principal", b"principal"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["indexes", b"indexes", "order", b"order", "principal", b"principal"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EraseRecordsRequest: _TypeAlias = EraseRecordsRequest  # noqa: Y015
+
+@_typing.final
+class EraseRecordsResponse(_message.Message):
+    """EraseRecordsResponse says what was destroyed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ERASED_FIELD_NUMBER: _builtins.int
+    INDEX_FIELD_NUMBER: _builtins.int
+    erased: _builtins.int
+    """How many records lost their commitment key."""
+    index: _builtins.int
+    """The index of the administration record."""
+    def __init__(
+        self,
+        *,
+        erased: _builtins.int = ...,
+        index: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["erased", b"erased", "index", b"index"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EraseRecordsResponse: _TypeAlias = EraseRecordsResponse  # noqa: Y015
+
+@_typing.final
+class LookUpPrincipalRequest(_message.Message):
+    """LookUpPrincipalRequest names a principal or a pseudonym."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PRINCIPAL_FIELD_NUMBER: _builtins.int
+    PSEUDONYM_FIELD_NUMBER: _builtins.int
+    pseudonym: _builtins.str
+    """Or the subject as records show it."""
+    @_builtins.property
+    def principal(self) -> _identity_pb2.Principal:
+        """Tenant, issuer and subject."""
+
+    def __init__(
+        self,
+        *,
+        principal: _identity_pb2.Principal | None = ...,
+        pseudonym: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["principal", b"principal"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["principal", b"principal", "pseudonym", b"pseudonym"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LookUpPrincipalRequest: _TypeAlias = LookUpPrincipalRequest  # noqa: Y015
+
+@_typing.final
+class LookUpPrincipalResponse(_message.Message):
+    """LookUpPrincipalResponse is both."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PRINCIPAL_FIELD_NUMBER: _builtins.int
+    PSEUDONYM_FIELD_NUMBER: _builtins.int
+    pseudonym: _builtins.str
+    """The subject as records show it."""
+    @_builtins.property
+    def principal(self) -> _identity_pb2.Principal:
+        """Tenant, issuer and subject."""
+
+    def __init__(
+        self,
+        *,
+        principal: _identity_pb2.Principal | None = ...,
+        pseudonym: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["principal", b"principal"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["principal", b"principal", "pseudonym", b"pseudonym"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LookUpPrincipalResponse: _TypeAlias = LookUpPrincipalResponse  # noqa: Y015

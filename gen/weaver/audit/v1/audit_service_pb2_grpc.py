@@ -79,6 +79,36 @@ class AuditServiceStub:
                 request_serializer=weaver_dot_audit_dot_v1_dot_audit__service__pb2.GetTileRequest.SerializeToString,
                 response_deserializer=weaver_dot_audit_dot_v1_dot_audit__service__pb2.GetTileResponse.FromString,
                 _registered_method=True)
+        self.GetCommitmentKey = channel.unary_unary(
+                '/weaver.audit.v1.AuditService/GetCommitmentKey',
+                request_serializer=weaver_dot_audit_dot_v1_dot_audit__service__pb2.GetCommitmentKeyRequest.SerializeToString,
+                response_deserializer=weaver_dot_audit_dot_v1_dot_audit__service__pb2.GetCommitmentKeyResponse.FromString,
+                _registered_method=True)
+        self.StoreTexts = channel.unary_unary(
+                '/weaver.audit.v1.AuditService/StoreTexts',
+                request_serializer=weaver_dot_audit_dot_v1_dot_audit__service__pb2.StoreTextsRequest.SerializeToString,
+                response_deserializer=weaver_dot_audit_dot_v1_dot_audit__service__pb2.StoreTextsResponse.FromString,
+                _registered_method=True)
+        self.GetTexts = channel.unary_unary(
+                '/weaver.audit.v1.AuditService/GetTexts',
+                request_serializer=weaver_dot_audit_dot_v1_dot_audit__service__pb2.GetTextsRequest.SerializeToString,
+                response_deserializer=weaver_dot_audit_dot_v1_dot_audit__service__pb2.GetTextsResponse.FromString,
+                _registered_method=True)
+        self.ForgetPrincipal = channel.unary_unary(
+                '/weaver.audit.v1.AuditService/ForgetPrincipal',
+                request_serializer=weaver_dot_audit_dot_v1_dot_audit__service__pb2.ForgetPrincipalRequest.SerializeToString,
+                response_deserializer=weaver_dot_audit_dot_v1_dot_audit__service__pb2.ForgetPrincipalResponse.FromString,
+                _registered_method=True)
+        self.EraseRecords = channel.unary_unary(
+                '/weaver.audit.v1.AuditService/EraseRecords',
+                request_serializer=weaver_dot_audit_dot_v1_dot_audit__service__pb2.EraseRecordsRequest.SerializeToString,
+                response_deserializer=weaver_dot_audit_dot_v1_dot_audit__service__pb2.EraseRecordsResponse.FromString,
+                _registered_method=True)
+        self.LookUpPrincipal = channel.unary_unary(
+                '/weaver.audit.v1.AuditService/LookUpPrincipal',
+                request_serializer=weaver_dot_audit_dot_v1_dot_audit__service__pb2.LookUpPrincipalRequest.SerializeToString,
+                response_deserializer=weaver_dot_audit_dot_v1_dot_audit__service__pb2.LookUpPrincipalResponse.FromString,
+                _registered_method=True)
 
 
 class AuditServiceServicer:
@@ -166,6 +196,67 @@ class AuditServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetCommitmentKey(self, request, context):
+        """Returns the key of a record's commitments, from the side store.
+
+        Errors: NOT_FOUND (no such record, not the owner's, it never had a key, or, with the reason
+        `ERASED`, it has none any more), UNAVAILABLE (the record is too new for the side store).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StoreTexts(self, request, context):
+        """Keeps texts that were captured for durable records, sealed by the caller under keys derived
+        from the records' commitment keys.
+
+        A text of a record whose key was erased is dropped. Errors: INVALID_ARGUMENT, NOT_FOUND (the log
+        is shorter), UNAVAILABLE (the disk refuses).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetTexts(self, request, context):
+        """Returns the texts that were captured for a record.
+
+        Errors: as for `GetCommitmentKey`; a record without texts has an empty list.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ForgetPrincipal(self, request, context):
+        """Destroys what ties a principal to their records: the key of their pseudonym, and of each of their
+        records the commitment key and the texts.
+
+        It is recorded, durably, before it happens, and happens again when an older side store is
+        restored. Errors: NOT_FOUND (nobody of this name is known, or was forgotten already),
+        UNAVAILABLE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EraseRecords(self, request, context):
+        """Destroys the commitment keys and the texts of single records, or of all records of a principal.
+
+        It is recorded like `ForgetPrincipal`. Errors: INVALID_ARGUMENT, NOT_FOUND (a record is beyond
+        the log, or there are none), UNAVAILABLE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def LookUpPrincipal(self, request, context):
+        """Tells the pseudonym of a principal, or the principal of a pseudonym, while the key lives.
+
+        Errors: NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AuditServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -208,6 +299,36 @@ def add_AuditServiceServicer_to_server(servicer, server):
                     servicer.GetTile,
                     request_deserializer=weaver_dot_audit_dot_v1_dot_audit__service__pb2.GetTileRequest.FromString,
                     response_serializer=weaver_dot_audit_dot_v1_dot_audit__service__pb2.GetTileResponse.SerializeToString,
+            ),
+            'GetCommitmentKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetCommitmentKey,
+                    request_deserializer=weaver_dot_audit_dot_v1_dot_audit__service__pb2.GetCommitmentKeyRequest.FromString,
+                    response_serializer=weaver_dot_audit_dot_v1_dot_audit__service__pb2.GetCommitmentKeyResponse.SerializeToString,
+            ),
+            'StoreTexts': grpc.unary_unary_rpc_method_handler(
+                    servicer.StoreTexts,
+                    request_deserializer=weaver_dot_audit_dot_v1_dot_audit__service__pb2.StoreTextsRequest.FromString,
+                    response_serializer=weaver_dot_audit_dot_v1_dot_audit__service__pb2.StoreTextsResponse.SerializeToString,
+            ),
+            'GetTexts': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetTexts,
+                    request_deserializer=weaver_dot_audit_dot_v1_dot_audit__service__pb2.GetTextsRequest.FromString,
+                    response_serializer=weaver_dot_audit_dot_v1_dot_audit__service__pb2.GetTextsResponse.SerializeToString,
+            ),
+            'ForgetPrincipal': grpc.unary_unary_rpc_method_handler(
+                    servicer.ForgetPrincipal,
+                    request_deserializer=weaver_dot_audit_dot_v1_dot_audit__service__pb2.ForgetPrincipalRequest.FromString,
+                    response_serializer=weaver_dot_audit_dot_v1_dot_audit__service__pb2.ForgetPrincipalResponse.SerializeToString,
+            ),
+            'EraseRecords': grpc.unary_unary_rpc_method_handler(
+                    servicer.EraseRecords,
+                    request_deserializer=weaver_dot_audit_dot_v1_dot_audit__service__pb2.EraseRecordsRequest.FromString,
+                    response_serializer=weaver_dot_audit_dot_v1_dot_audit__service__pb2.EraseRecordsResponse.SerializeToString,
+            ),
+            'LookUpPrincipal': grpc.unary_unary_rpc_method_handler(
+                    servicer.LookUpPrincipal,
+                    request_deserializer=weaver_dot_audit_dot_v1_dot_audit__service__pb2.LookUpPrincipalRequest.FromString,
+                    response_serializer=weaver_dot_audit_dot_v1_dot_audit__service__pb2.LookUpPrincipalResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -431,6 +552,168 @@ class AuditService:
             '/weaver.audit.v1.AuditService/GetTile',
             weaver_dot_audit_dot_v1_dot_audit__service__pb2.GetTileRequest.SerializeToString,
             weaver_dot_audit_dot_v1_dot_audit__service__pb2.GetTileResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetCommitmentKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/weaver.audit.v1.AuditService/GetCommitmentKey',
+            weaver_dot_audit_dot_v1_dot_audit__service__pb2.GetCommitmentKeyRequest.SerializeToString,
+            weaver_dot_audit_dot_v1_dot_audit__service__pb2.GetCommitmentKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StoreTexts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/weaver.audit.v1.AuditService/StoreTexts',
+            weaver_dot_audit_dot_v1_dot_audit__service__pb2.StoreTextsRequest.SerializeToString,
+            weaver_dot_audit_dot_v1_dot_audit__service__pb2.StoreTextsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetTexts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/weaver.audit.v1.AuditService/GetTexts',
+            weaver_dot_audit_dot_v1_dot_audit__service__pb2.GetTextsRequest.SerializeToString,
+            weaver_dot_audit_dot_v1_dot_audit__service__pb2.GetTextsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ForgetPrincipal(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/weaver.audit.v1.AuditService/ForgetPrincipal',
+            weaver_dot_audit_dot_v1_dot_audit__service__pb2.ForgetPrincipalRequest.SerializeToString,
+            weaver_dot_audit_dot_v1_dot_audit__service__pb2.ForgetPrincipalResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EraseRecords(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/weaver.audit.v1.AuditService/EraseRecords',
+            weaver_dot_audit_dot_v1_dot_audit__service__pb2.EraseRecordsRequest.SerializeToString,
+            weaver_dot_audit_dot_v1_dot_audit__service__pb2.EraseRecordsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def LookUpPrincipal(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/weaver.audit.v1.AuditService/LookUpPrincipal',
+            weaver_dot_audit_dot_v1_dot_audit__service__pb2.LookUpPrincipalRequest.SerializeToString,
+            weaver_dot_audit_dot_v1_dot_audit__service__pb2.LookUpPrincipalResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -83,6 +83,43 @@ class AuditServiceStub:
 
     Errors: INVALID_ARGUMENT (not a tile's path), NOT_FOUND.
     """
+    GetCommitmentKey: _grpc.UnaryUnaryMultiCallable[_audit_service_pb2.GetCommitmentKeyRequest, _audit_service_pb2.GetCommitmentKeyResponse]
+    """Returns the key of a record's commitments, from the side store.
+
+    Errors: NOT_FOUND (no such record, not the owner's, it never had a key, or, with the reason
+    `ERASED`, it has none any more), UNAVAILABLE (the record is too new for the side store).
+    """
+    StoreTexts: _grpc.UnaryUnaryMultiCallable[_audit_service_pb2.StoreTextsRequest, _audit_service_pb2.StoreTextsResponse]
+    """Keeps texts that were captured for durable records, sealed by the caller under keys derived
+    from the records' commitment keys.
+
+    A text of a record whose key was erased is dropped. Errors: INVALID_ARGUMENT, NOT_FOUND (the log
+    is shorter), UNAVAILABLE (the disk refuses).
+    """
+    GetTexts: _grpc.UnaryUnaryMultiCallable[_audit_service_pb2.GetTextsRequest, _audit_service_pb2.GetTextsResponse]
+    """Returns the texts that were captured for a record.
+
+    Errors: as for `GetCommitmentKey`; a record without texts has an empty list.
+    """
+    ForgetPrincipal: _grpc.UnaryUnaryMultiCallable[_audit_service_pb2.ForgetPrincipalRequest, _audit_service_pb2.ForgetPrincipalResponse]
+    """Destroys what ties a principal to their records: the key of their pseudonym, and of each of their
+    records the commitment key and the texts.
+
+    It is recorded, durably, before it happens, and happens again when an older side store is
+    restored. Errors: NOT_FOUND (nobody of this name is known, or was forgotten already),
+    UNAVAILABLE.
+    """
+    EraseRecords: _grpc.UnaryUnaryMultiCallable[_audit_service_pb2.EraseRecordsRequest, _audit_service_pb2.EraseRecordsResponse]
+    """Destroys the commitment keys and the texts of single records, or of all records of a principal.
+
+    It is recorded like `ForgetPrincipal`. Errors: INVALID_ARGUMENT, NOT_FOUND (a record is beyond
+    the log, or there are none), UNAVAILABLE.
+    """
+    LookUpPrincipal: _grpc.UnaryUnaryMultiCallable[_audit_service_pb2.LookUpPrincipalRequest, _audit_service_pb2.LookUpPrincipalResponse]
+    """Tells the pseudonym of a principal, or the principal of a pseudonym, while the key lives.
+
+    Errors: NOT_FOUND.
+    """
 
 @_typing.type_check_only
 class AuditServiceAsyncStub(AuditServiceStub):
@@ -138,6 +175,43 @@ class AuditServiceAsyncStub(AuditServiceStub):
     """Returns one tile or entry bundle, as C2SP tlog-tiles lays it out.
 
     Errors: INVALID_ARGUMENT (not a tile's path), NOT_FOUND.
+    """
+    GetCommitmentKey: _aio.UnaryUnaryMultiCallable[_audit_service_pb2.GetCommitmentKeyRequest, _audit_service_pb2.GetCommitmentKeyResponse]  # type: ignore[assignment]
+    """Returns the key of a record's commitments, from the side store.
+
+    Errors: NOT_FOUND (no such record, not the owner's, it never had a key, or, with the reason
+    `ERASED`, it has none any more), UNAVAILABLE (the record is too new for the side store).
+    """
+    StoreTexts: _aio.UnaryUnaryMultiCallable[_audit_service_pb2.StoreTextsRequest, _audit_service_pb2.StoreTextsResponse]  # type: ignore[assignment]
+    """Keeps texts that were captured for durable records, sealed by the caller under keys derived
+    from the records' commitment keys.
+
+    A text of a record whose key was erased is dropped. Errors: INVALID_ARGUMENT, NOT_FOUND (the log
+    is shorter), UNAVAILABLE (the disk refuses).
+    """
+    GetTexts: _aio.UnaryUnaryMultiCallable[_audit_service_pb2.GetTextsRequest, _audit_service_pb2.GetTextsResponse]  # type: ignore[assignment]
+    """Returns the texts that were captured for a record.
+
+    Errors: as for `GetCommitmentKey`; a record without texts has an empty list.
+    """
+    ForgetPrincipal: _aio.UnaryUnaryMultiCallable[_audit_service_pb2.ForgetPrincipalRequest, _audit_service_pb2.ForgetPrincipalResponse]  # type: ignore[assignment]
+    """Destroys what ties a principal to their records: the key of their pseudonym, and of each of their
+    records the commitment key and the texts.
+
+    It is recorded, durably, before it happens, and happens again when an older side store is
+    restored. Errors: NOT_FOUND (nobody of this name is known, or was forgotten already),
+    UNAVAILABLE.
+    """
+    EraseRecords: _aio.UnaryUnaryMultiCallable[_audit_service_pb2.EraseRecordsRequest, _audit_service_pb2.EraseRecordsResponse]  # type: ignore[assignment]
+    """Destroys the commitment keys and the texts of single records, or of all records of a principal.
+
+    It is recorded like `ForgetPrincipal`. Errors: INVALID_ARGUMENT, NOT_FOUND (a record is beyond
+    the log, or there are none), UNAVAILABLE.
+    """
+    LookUpPrincipal: _aio.UnaryUnaryMultiCallable[_audit_service_pb2.LookUpPrincipalRequest, _audit_service_pb2.LookUpPrincipalResponse]  # type: ignore[assignment]
+    """Tells the pseudonym of a principal, or the principal of a pseudonym, while the key lives.
+
+    Errors: NOT_FOUND.
     """
 
 class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -239,6 +313,79 @@ class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
         """Returns one tile or entry bundle, as C2SP tlog-tiles lays it out.
 
         Errors: INVALID_ARGUMENT (not a tile's path), NOT_FOUND.
+        """
+
+    @_abc_1.abstractmethod
+    def GetCommitmentKey(
+        self,
+        request: _audit_service_pb2.GetCommitmentKeyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_audit_service_pb2.GetCommitmentKeyResponse, _abc.Awaitable[_audit_service_pb2.GetCommitmentKeyResponse]]:
+        """Returns the key of a record's commitments, from the side store.
+
+        Errors: NOT_FOUND (no such record, not the owner's, it never had a key, or, with the reason
+        `ERASED`, it has none any more), UNAVAILABLE (the record is too new for the side store).
+        """
+
+    @_abc_1.abstractmethod
+    def StoreTexts(
+        self,
+        request: _audit_service_pb2.StoreTextsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_audit_service_pb2.StoreTextsResponse, _abc.Awaitable[_audit_service_pb2.StoreTextsResponse]]:
+        """Keeps texts that were captured for durable records, sealed by the caller under keys derived
+        from the records' commitment keys.
+
+        A text of a record whose key was erased is dropped. Errors: INVALID_ARGUMENT, NOT_FOUND (the log
+        is shorter), UNAVAILABLE (the disk refuses).
+        """
+
+    @_abc_1.abstractmethod
+    def GetTexts(
+        self,
+        request: _audit_service_pb2.GetTextsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_audit_service_pb2.GetTextsResponse, _abc.Awaitable[_audit_service_pb2.GetTextsResponse]]:
+        """Returns the texts that were captured for a record.
+
+        Errors: as for `GetCommitmentKey`; a record without texts has an empty list.
+        """
+
+    @_abc_1.abstractmethod
+    def ForgetPrincipal(
+        self,
+        request: _audit_service_pb2.ForgetPrincipalRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_audit_service_pb2.ForgetPrincipalResponse, _abc.Awaitable[_audit_service_pb2.ForgetPrincipalResponse]]:
+        """Destroys what ties a principal to their records: the key of their pseudonym, and of each of their
+        records the commitment key and the texts.
+
+        It is recorded, durably, before it happens, and happens again when an older side store is
+        restored. Errors: NOT_FOUND (nobody of this name is known, or was forgotten already),
+        UNAVAILABLE.
+        """
+
+    @_abc_1.abstractmethod
+    def EraseRecords(
+        self,
+        request: _audit_service_pb2.EraseRecordsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_audit_service_pb2.EraseRecordsResponse, _abc.Awaitable[_audit_service_pb2.EraseRecordsResponse]]:
+        """Destroys the commitment keys and the texts of single records, or of all records of a principal.
+
+        It is recorded like `ForgetPrincipal`. Errors: INVALID_ARGUMENT, NOT_FOUND (a record is beyond
+        the log, or there are none), UNAVAILABLE.
+        """
+
+    @_abc_1.abstractmethod
+    def LookUpPrincipal(
+        self,
+        request: _audit_service_pb2.LookUpPrincipalRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_audit_service_pb2.LookUpPrincipalResponse, _abc.Awaitable[_audit_service_pb2.LookUpPrincipalResponse]]:
+        """Tells the pseudonym of a principal, or the principal of a pseudonym, while the key lives.
+
+        Errors: NOT_FOUND.
         """
 
 def add_AuditServiceServicer_to_server(servicer: AuditServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

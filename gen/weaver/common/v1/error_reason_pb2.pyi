@@ -78,6 +78,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The identity store cannot be reached and has no cached answer."""
     ERROR_REASON_RESERVATION_NOT_FOUND: _ErrorReason.ValueType  # 27
     """The reservation is unknown, expired, or another caller's."""
+    ERROR_REASON_ERASED: _ErrorReason.ValueType  # 28
+    """What is asked for was erased on purpose."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """ErrorReason is the stable, machine-readable cause of an error.
@@ -142,4 +144,6 @@ ERROR_REASON_IDENTITY_UNAVAILABLE: ErrorReason.ValueType  # 26
 """The identity store cannot be reached and has no cached answer."""
 ERROR_REASON_RESERVATION_NOT_FOUND: ErrorReason.ValueType  # 27
 """The reservation is unknown, expired, or another caller's."""
+ERROR_REASON_ERASED: ErrorReason.ValueType  # 28
+"""What is asked for was erased on purpose."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

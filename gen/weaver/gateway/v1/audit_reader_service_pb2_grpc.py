@@ -77,6 +77,16 @@ class AuditReaderServiceStub:
                 request_serializer=weaver_dot_gateway_dot_v1_dot_audit__reader__service__pb2.GetTileRequest.SerializeToString,
                 response_deserializer=google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
                 _registered_method=True)
+        self.GetCommitmentKey = channel.unary_unary(
+                '/weaver.gateway.v1.AuditReaderService/GetCommitmentKey',
+                request_serializer=weaver_dot_gateway_dot_v1_dot_audit__reader__service__pb2.GetCommitmentKeyRequest.SerializeToString,
+                response_deserializer=google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
+                _registered_method=True)
+        self.GetTexts = channel.unary_unary(
+                '/weaver.gateway.v1.AuditReaderService/GetTexts',
+                request_serializer=weaver_dot_gateway_dot_v1_dot_audit__reader__service__pb2.GetTextsRequest.SerializeToString,
+                response_deserializer=google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
+                _registered_method=True)
 
 
 class AuditReaderServiceServicer:
@@ -152,6 +162,27 @@ class AuditReaderServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetCommitmentKey(self, request, context):
+        """Returns the key of a record's commitments: the record's owner may check their texts with it.
+
+        `{"index", "record", "commitment_key"}`, the key in hexadecimal. Auditors get it where
+        `WEAVER_AUDIT_AUDITOR_READS` says so. Errors: UNAUTHENTICATED, PERMISSION_DENIED, NOT_FOUND (with
+        the code `erased` after an erasure), UNAVAILABLE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetTexts(self, request, context):
+        """Returns the texts that were captured for a record.
+
+        `{"index", "record", "texts": [{"kind", "size", "truncated", "text"}]}`; a text that is not
+        UTF-8 has `base64` in the place of `text`. Errors: as for `GetCommitmentKey`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AuditReaderServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -188,6 +219,16 @@ def add_AuditReaderServiceServicer_to_server(servicer, server):
             'GetTile': grpc.unary_unary_rpc_method_handler(
                     servicer.GetTile,
                     request_deserializer=weaver_dot_gateway_dot_v1_dot_audit__reader__service__pb2.GetTileRequest.FromString,
+                    response_serializer=google_dot_api_dot_httpbody__pb2.HttpBody.SerializeToString,
+            ),
+            'GetCommitmentKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetCommitmentKey,
+                    request_deserializer=weaver_dot_gateway_dot_v1_dot_audit__reader__service__pb2.GetCommitmentKeyRequest.FromString,
+                    response_serializer=google_dot_api_dot_httpbody__pb2.HttpBody.SerializeToString,
+            ),
+            'GetTexts': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetTexts,
+                    request_deserializer=weaver_dot_gateway_dot_v1_dot_audit__reader__service__pb2.GetTextsRequest.FromString,
                     response_serializer=google_dot_api_dot_httpbody__pb2.HttpBody.SerializeToString,
             ),
     }
@@ -386,6 +427,60 @@ class AuditReaderService:
             target,
             '/weaver.gateway.v1.AuditReaderService/GetTile',
             weaver_dot_gateway_dot_v1_dot_audit__reader__service__pb2.GetTileRequest.SerializeToString,
+            google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetCommitmentKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/weaver.gateway.v1.AuditReaderService/GetCommitmentKey',
+            weaver_dot_gateway_dot_v1_dot_audit__reader__service__pb2.GetCommitmentKeyRequest.SerializeToString,
+            google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetTexts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/weaver.gateway.v1.AuditReaderService/GetTexts',
+            weaver_dot_gateway_dot_v1_dot_audit__reader__service__pb2.GetTextsRequest.SerializeToString,
             google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
             options,
             channel_credentials,

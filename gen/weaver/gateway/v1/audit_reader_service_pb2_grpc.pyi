@@ -76,6 +76,19 @@ class AuditReaderServiceStub:
 
     Errors: UNAUTHENTICATED, PERMISSION_DENIED, NOT_FOUND, UNAVAILABLE.
     """
+    GetCommitmentKey: _grpc.UnaryUnaryMultiCallable[_audit_reader_service_pb2.GetCommitmentKeyRequest, _httpbody_pb2.HttpBody]
+    """Returns the key of a record's commitments: the record's owner may check their texts with it.
+
+    `{"index", "record", "commitment_key"}`, the key in hexadecimal. Auditors get it where
+    `WEAVER_AUDIT_AUDITOR_READS` says so. Errors: UNAUTHENTICATED, PERMISSION_DENIED, NOT_FOUND (with
+    the code `erased` after an erasure), UNAVAILABLE.
+    """
+    GetTexts: _grpc.UnaryUnaryMultiCallable[_audit_reader_service_pb2.GetTextsRequest, _httpbody_pb2.HttpBody]
+    """Returns the texts that were captured for a record.
+
+    `{"index", "record", "texts": [{"kind", "size", "truncated", "text"}]}`; a text that is not
+    UTF-8 has `base64` in the place of `text`. Errors: as for `GetCommitmentKey`.
+    """
 
 @_typing.type_check_only
 class AuditReaderServiceAsyncStub(AuditReaderServiceStub):
@@ -123,6 +136,19 @@ class AuditReaderServiceAsyncStub(AuditReaderServiceStub):
     """Returns a tile or an entry bundle. Needs the `auditor` role.
 
     Errors: UNAUTHENTICATED, PERMISSION_DENIED, NOT_FOUND, UNAVAILABLE.
+    """
+    GetCommitmentKey: _aio.UnaryUnaryMultiCallable[_audit_reader_service_pb2.GetCommitmentKeyRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
+    """Returns the key of a record's commitments: the record's owner may check their texts with it.
+
+    `{"index", "record", "commitment_key"}`, the key in hexadecimal. Auditors get it where
+    `WEAVER_AUDIT_AUDITOR_READS` says so. Errors: UNAUTHENTICATED, PERMISSION_DENIED, NOT_FOUND (with
+    the code `erased` after an erasure), UNAVAILABLE.
+    """
+    GetTexts: _aio.UnaryUnaryMultiCallable[_audit_reader_service_pb2.GetTextsRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
+    """Returns the texts that were captured for a record.
+
+    `{"index", "record", "texts": [{"kind", "size", "truncated", "text"}]}`; a text that is not
+    UTF-8 has `base64` in the place of `text`. Errors: as for `GetCommitmentKey`.
     """
 
 class AuditReaderServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -210,6 +236,31 @@ class AuditReaderServiceServicer(metaclass=_abc_1.ABCMeta):
         """Returns a tile or an entry bundle. Needs the `auditor` role.
 
         Errors: UNAUTHENTICATED, PERMISSION_DENIED, NOT_FOUND, UNAVAILABLE.
+        """
+
+    @_abc_1.abstractmethod
+    def GetCommitmentKey(
+        self,
+        request: _audit_reader_service_pb2.GetCommitmentKeyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_httpbody_pb2.HttpBody, _abc.Awaitable[_httpbody_pb2.HttpBody]]:
+        """Returns the key of a record's commitments: the record's owner may check their texts with it.
+
+        `{"index", "record", "commitment_key"}`, the key in hexadecimal. Auditors get it where
+        `WEAVER_AUDIT_AUDITOR_READS` says so. Errors: UNAUTHENTICATED, PERMISSION_DENIED, NOT_FOUND (with
+        the code `erased` after an erasure), UNAVAILABLE.
+        """
+
+    @_abc_1.abstractmethod
+    def GetTexts(
+        self,
+        request: _audit_reader_service_pb2.GetTextsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_httpbody_pb2.HttpBody, _abc.Awaitable[_httpbody_pb2.HttpBody]]:
+        """Returns the texts that were captured for a record.
+
+        `{"index", "record", "texts": [{"kind", "size", "truncated", "text"}]}`; a text that is not
+        UTF-8 has `base64` in the place of `text`. Errors: as for `GetCommitmentKey`.
         """
 
 def add_AuditReaderServiceServicer_to_server(servicer: AuditReaderServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
