@@ -2,11 +2,14 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
-from services.audit.inventory import bundle_of, file_name
+from services.audit.inventory import CHECKPOINT, bundle_of, file_name
 from services.audit.merkle import TILE_HEIGHT, TILE_WIDTH
 from services.audit.report import Damage, Report
 from services.audit.tiles import ENTRIES, Tile
+
+_MAX_EXCHANGED = 1_000
 
 
 class Blame:
@@ -20,6 +23,8 @@ class Blame:
         """See the class."""
         self.report = report
         self._bad: list[range] = []
+        self._exchanged: list[tuple[int, Counter[bytes], Counter[bytes]]] = []
+        self._agreed = 0
 
     def damage(
         self, kind: Damage, message: str, *, index: int | None = None, path: str | None = None
@@ -90,7 +95,10 @@ class Blame:
         bad = [i for i in range(width) if here[i : i + 1] != there[i : i + 1]]
         self._bad.extend(range(first + i, first + i + 1) for i in bad)
         kind = _kind(list(found), there, last=last)
-        index = first + (bad[0] if bad else 0)
+        index = first + (bad[0] if bad else min(width, len(found) - 1))
+        if kind == "changed" and len(self._exchanged) < _MAX_EXCHANGED:
+            lost, gained = Counter(there) - Counter(found), Counter(found) - Counter(there)
+            self._exchanged.append((len(self.report.findings), gained, lost))
         self.damage(kind, f"record {index} in {name} is {kind}", index=index, path=name)
 
     def subtrees(self, tile: Tile, found: Sequence[bytes], signed: Sequence[bytes]) -> None:
@@ -120,13 +128,43 @@ class Blame:
         message = f"{name} does not fit what lies below it, behind the checkpoint"
         self.damage("changed", message, path=name)
 
+    def agreed(self, size: int) -> None:
+        """Take note that the tree of a size is the one that was signed."""
+        self._agreed = max(self._agreed, size)
+
     def forked(self, size: int) -> None:
         """Report that the tree of a size is not the one that was signed."""
         if self.report.passed("integrity"):
             message = f"the tree of the first {size} records is not the one that was signed"
+            if 0 < self._agreed < size:
+                message += f"; the first {self._agreed} are as they were signed"
         else:
             message = f"with that, the root that was signed for {size} records is not reached"
         self.damage("forked", message)
+
+    def rolled_back(self, published: int, size: int) -> None:
+        """Report that a checkpoint of a greater size was published before."""
+        message = f"a checkpoint of size {published} was published; this log is shorter"
+        self.damage("rolled back", message, index=size, path=CHECKPOINT)
+
+    def other_log(self, origin: str) -> None:
+        """Report an older checkpoint that is another log's."""
+        self.damage("forked", f"a checkpoint that was kept is of another log, {origin}")
+
+    def inserted(self, tile: Tile) -> None:
+        """Report a file with a tile's name that no log of this size has."""
+        name = file_name(tile)
+        self.damage("inserted", f"{name} is no part of the tree", path=name)
+
+    def finish(self) -> None:
+        """Give records that changed places between bundles the name of that."""
+        gained = sum((one for _, one, _ in self._exchanged), Counter[bytes]())
+        lost = sum((one for _, _, one in self._exchanged), Counter[bytes]())
+        for position, here, gone in self._exchanged:
+            if position < len(self.report.findings) and here <= lost and gone <= gained:
+                finding = self.report.findings[position]
+                message = finding.message.replace("is changed", "is reordered")
+                self.report.findings[position] = replace(finding, kind="reordered", message=message)
 
 
 def _difference(one: Sequence[bytes], other: Sequence[bytes]) -> int:
@@ -137,7 +175,10 @@ def _difference(one: Sequence[bytes], other: Sequence[bytes]) -> int:
     return min(len(one), len(other))
 
 
-def _kind(found: Sequence[bytes], signed: Sequence[bytes], *, last: bool) -> Damage:
+def _kind(found: list[bytes], signed: list[bytes], *, last: bool) -> Damage:
+    shifted = _shift(found, signed)
+    if shifted is not None:
+        return shifted
     extra = Counter(found) - Counter(signed)
     lacking = Counter(signed) - Counter(found)
     if extra and lacking:
@@ -145,6 +186,23 @@ def _kind(found: Sequence[bytes], signed: Sequence[bytes], *, last: bool) -> Dam
     if extra:
         return "inserted"
     if lacking:
-        cut = last and list(found) == list(signed[: len(found)])
+        cut = last and found == signed[: len(found)]
         return "truncated" if cut else "missing"
     return "reordered"
+
+
+def _shift(found: list[bytes], signed: list[bytes]) -> Damage | None:
+    """Say whether records were taken out or put in, and all behind them moved up or down.
+
+    A bundle that was filled up again from the next one has the right number of records.
+    """
+    at = _difference(found, signed)
+    length = len(signed)
+    if len(found) != length:
+        return None
+    for by in range(1, length - at):
+        if found[at : length - by] == signed[at + by :]:
+            return "missing"
+        if found[at + by :] == signed[at : length - by]:
+            return "inserted"
+    return None

@@ -58,6 +58,9 @@ class Report:
         good_records: how many of them are as they were signed.
         checkpoints: how many checkpoints were verified, the newest and older ones.
         beyond: records that lie behind the checkpoint, not signed yet.
+        since: the size of the older checkpoint that vouches for what was not read again; 0 when
+            the whole log was read.
+        pruned: records whose hashes are kept and whose text is not.
         signatures: the lines of the newest checkpoint.
         interrupted: intents without an outcome, as (index, record id), the first ten thousand.
         interrupted_count: how many there are.
@@ -69,6 +72,8 @@ class Report:
     good_records: int = 0
     checkpoints: int = 0
     beyond: int = 0
+    since: int = 0
+    pruned: int = 0
     signatures: list[SignatureCheck] = field(default_factory=list)
     interrupted: list[tuple[int, str]] = field(default_factory=list)
     interrupted_count: int = 0
@@ -113,6 +118,8 @@ class Report:
             "good_records": self.good_records,
             "checkpoints": self.checkpoints,
             "beyond_checkpoint": self.beyond,
+            "since": self.since,
+            "pruned": self.pruned,
             "first_bad_index": self.first_bad_index,
             "signature_lines": [vars(line) for line in self.signatures],
             "interrupted_count": self.interrupted_count,

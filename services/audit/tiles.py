@@ -19,6 +19,7 @@ ENTRIES = -1
 """Stands for the level of entry bundles."""
 
 _LENGTH_SIZE = 2
+MAX_BUNDLE_SIZE = TILE_WIDTH * (_LENGTH_SIZE + MAX_ENTRY_SIZE)
 _PATH = re.compile(r"(entries|0|[1-9]\d?)/((?:x\d{3}/)*\d{3})(?:\.p/([1-9]\d{0,2}))?", re.ASCII)
 
 
@@ -88,15 +89,15 @@ def pack_entries(entries: Iterable[bytes]) -> bytes:
     )
 
 
-def unpack_entries(bundle: bytes) -> list[bytes]:
-    """Return the entries of a bundle.
+def unpack_entries(bundle: bytes, *, limit: int | None = None) -> list[bytes]:
+    """Return the entries of a bundle, no more than a limit of them.
 
     Raises:
         ValueError: the bundle breaks off within an entry.
     """
     entries: list[bytes] = []
     position = 0
-    while position < len(bundle):
+    while position < len(bundle) and len(entries) != limit:
         start = position + _LENGTH_SIZE
         position = start + int.from_bytes(bundle[position:start], "big")
         if start > len(bundle) or position > len(bundle):

@@ -1,282 +1,147 @@
-"""Verifies a log as it lies on disk, with nothing but its files and public keys.
+"""Verifies a log, with nothing but its files and public keys.
 
 Every byte of every file is covered: entries by their leaf hashes, tiles by the hashes below and
 above them, superseded partial tiles by the full ones, the checkpoint by its signatures and its one
-spelling; a file that no log has is reported. Where a tile and what lies below it disagree, the
-level above decides which was changed, and the verification goes on with what was signed.
+spelling; a file that no log has is reported.
 
 The service may be writing meanwhile. What lies behind the checkpoint is compared with itself and
 counted; nothing vouches for it before the next checkpoint.
 """
 
-from collections.abc import Callable, Sequence
-from itertools import product
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from services.audit.blame import Blame
-from services.audit.checkpoint import Checkpoint, SignedCheckpoint, parse_signed_checkpoint
+from services.audit.checkpoint import SignedCheckpoint, parse_signed_checkpoint
 from services.audit.completeness import Completeness
-from services.audit.inventory import (
-    CHECKPOINT,
-    Inventory,
-    file_name,
-    read_entries,
-    read_hashes,
-)
-from services.audit.merkle import (
-    HASH_SIZE,
-    TILE_HEIGHT,
-    TILE_WIDTH,
-    RightEdge,
-    leaf_hash,
-    root_of,
-)
+from services.audit.inventory import CHECKPOINT, LogDirectory, Source
+from services.audit.merkle import TILE_WIDTH
 from services.audit.note import NoteError
 from services.audit.report import Report
+from services.audit.rotations import Rotations
 from services.audit.signatures import Keys, check_signatures
-from services.audit.tiles import ENTRIES, Tile
+from services.audit.treecheck import TreeCheck
 
-_UNKNOWN = bytes(HASH_SIZE)
-"""Stands for the hash of an entry that cannot be had."""
+LOOK_BACK = 64 * TILE_WIDTH
+"""Records before an older checkpoint that are read again, to know what was going on then."""
 
 Progress = Callable[[int, int], None]
 
 
-def verify(
-    log: Path,
+def verify(  # noqa: PLR0913 - what a verification can be told
+    log: Path | Source,
     keys: Keys,
     *,
     history: Sequence[SignedCheckpoint] = (),
+    since: SignedCheckpoint | None = None,
+    pruned: int = 0,
     progress: Progress = lambda _done, _size: None,
 ) -> Report:
     """Verify a log and return what is found.
 
     Args:
-        log: its directory.
+        log: its directory, or where else it is read from.
         keys: who may sign.
         history: older checkpoints, which the log must still contain.
+        since: an older checkpoint to rest on: the log is proven to continue it, and only what is
+            newer is read. When that fails all of it is read, to name the damage.
+        pruned: the records below this one need not be kept; their hashes must.
         progress: is told how many records of how many are done, now and then.
     """
-    report = Report()
-    blame = Blame(report)
-    signed = None
-    try:
-        signed = parse_signed_checkpoint((log / CHECKPOINT).read_bytes())
-    except FileNotFoundError:
-        blame.damage("missing", "there is no checkpoint", path=CHECKPOINT)
-    except NoteError as error:
-        blame.damage("changed", f"{CHECKPOINT}: {error}", path=CHECKPOINT)
-    inventory = Inventory(log)
-    for stranger in inventory.strangers:
-        blame.damage("inserted", f"{stranger} does not belong to a log", path=stranger)
-    if signed is None:
-        return report
-    report.origin, report.size = signed.checkpoint.origin, signed.checkpoint.size
-    check_signatures(signed, keys, report)
-    for old in history:
-        check_signatures(old, keys, report, newest=False)
-    older = [old.checkpoint for old in history]
-    _TreeCheck(inventory, signed.checkpoint, older, blame, progress).run()
-    report.good_records = report.size - blame.bad_records(report.size)
-    if report.passed("integrity") and report.passed("signatures"):
-        report.checkpoints = 1 + len({old for old in older if old != signed.checkpoint})
-    return report
+    source = LogDirectory(log) if isinstance(log, Path) else log
+    found = Verification(source, keys, history=history, since=since, pruned=pruned)
+    for done in found.steps():
+        progress(done, found.report.size)
+    if since is not None and found.report.since and not found.report.passed("integrity"):
+        again = [*history, since]
+        return verify(source, keys, history=again, pruned=pruned, progress=progress)
+    return found.report
 
 
-class _TreeCheck:
-    """Computes the tree from the entries and compares it with every tile on the way."""
+class Verification:
+    """One verification, in steps.
 
-    def __init__(
+    Args:
+        source: where the log is read from.
+        keys: who may sign.
+        history: older checkpoints, which the log must still contain.
+        since: an older checkpoint to rest on.
+        completeness: what knows the records before `since`; then nothing is read again.
+        pruned: the records below this one need not be kept.
+    """
+
+    def __init__(  # noqa: PLR0913 - what a verification can be told
         self,
-        inventory: Inventory,
-        checkpoint: Checkpoint,
-        older: Sequence[Checkpoint],
-        blame: Blame,
-        progress: Progress,
+        source: Source,
+        keys: Keys,
+        *,
+        history: Sequence[SignedCheckpoint] = (),
+        since: SignedCheckpoint | None = None,
+        completeness: Completeness | None = None,
+        pruned: int = 0,
     ) -> None:
-        """Prepare to check a tree against its checkpoints."""
-        self._inventory = inventory
-        self._checkpoint = checkpoint
-        self._size = checkpoint.size
-        self._older = sorted(older, key=lambda old: old.size, reverse=True)
-        self._blame = blame
-        self._progress = progress
-        self._completeness = Completeness(blame.report)
-        self._edge = RightEdge()
-        self._upper: dict[tuple[int, int], list[bytes]] = {}
+        """See the class."""
+        self._source = source
+        self._keys = keys
+        self._history = history if since is None else [*history, since]
+        self._since = since
+        self._completeness = completeness
+        self._pruned = pruned
+        self.report = Report()
+        self.signed: SignedCheckpoint | None = None
 
-    def run(self) -> None:
-        """Check everything."""
-        self._read_upper_tiles()
-        number = 0
-        bundles = set(self._inventory.numbers(ENTRIES))
-        while number * TILE_WIDTH < self._size or number in bundles:
-            leaves = self._check_bottom(number)
-            first = number * TILE_WIDTH
-            signed = max(0, min(len(leaves), self._size - first))
-            self._grow(leaves[:signed])
-            if first < self._size <= first + TILE_WIDTH:
-                self._check_signed_edge()
-            self._grow(leaves[signed:])
-            number += 1
-            self._progress(min(number * TILE_WIDTH, self._size), self._size)
-            if len(leaves) < TILE_WIDTH:
-                break
-        if not self._size:
-            self._check_signed_edge()
-        self._blame.report.beyond = self._edge.size - self._size
-        self._compare_open_edge()
-        self._completeness.finish()
-        for tile in self._inventory.unused:
-            message = f"{file_name(tile)} is no part of the tree"
-            self._blame.damage("inserted", message, path=file_name(tile))
+    def steps(self) -> Iterator[int]:
+        """Verify, a bundle a step; yield how many records are done.
 
-    def _read_upper_tiles(self) -> None:
-        """Read every tile above the lowest level: a 256th of all hashes."""
-        level = 1
-        while numbers := self._inventory.numbers(level):
-            for number in numbers:
-                found = self._inventory.widest(level, number)
-                if found is not None:
-                    self._upper[level, number], problem = read_hashes(*found)
-                    self._blame.form(found[0], problem)
-            level += 1
-
-    def _check_bottom(self, number: int) -> list[bytes]:
-        """Compare an entry bundle with its tile; return the leaf hashes to go on with."""
-        first = number * TILE_WIDTH
-        width = max(0, min(TILE_WIDTH, self._size - first))
-        bundle, tile = self._inventory.widest(ENTRIES, number), self._inventory.widest(0, number)
-        entries, problem = ([], "") if bundle is None else read_entries(*bundle)
-        row, tile_problem = ([], "") if tile is None else read_hashes(*tile)
-        leaves = [leaf_hash(entry) for entry in entries]
-        for offset, entry in enumerate(entries[:width]):
-            self._completeness.take(first + offset, entry)
-        chosen = leaves
-        if leaves[:width] != row[:width] or len(leaves) < width:
-            if self._vouched(number, width, leaves):
-                self._blame.tile(Tile(0, number, width), leaves[:width], row)
-            else:
-                last = number >= max(self._inventory.numbers(ENTRIES), default=0)
-                self._blame.entries(number, width, leaves, row, last=last)
-                chosen = row[:width] if len(row) >= width else leaves[:width]
-                chosen = [*chosen, *[_UNKNOWN] * (width - len(chosen)), *leaves[width:]]
-        elif leaves[width : len(row)] != row[width : len(leaves)]:
-            self._blame.beyond(Tile(0, number, len(row)))
-        if bundle is not None and not self._blame.knows(first, width):
-            self._blame.form(bundle[0], problem)
-        if tile is not None:
-            self._blame.form(tile[0], tile_problem)
-        self._check_narrower_bundles(number, chosen)
-        self._check_narrower(0, number, chosen)
-        return chosen
-
-    def _vouched(self, number: int, width: int, leaves: Sequence[bytes]) -> bool:
-        """Say whether what lies above the lowest level has these leaf hashes."""
-        if len(leaves) < width:
-            return False
-        if width == TILE_WIDTH:
-            return root_of(leaves[:width]) == self._above(0, number)
-        levels: list[Sequence[bytes]] = [leaves[:width]]
-        while rows := self._size >> (TILE_HEIGHT * len(levels)):
-            at, count = divmod(rows, TILE_WIDTH)
-            levels.append(self._upper.get((len(levels), at), [])[:count])
-        return RightEdge(self._size, levels).root() == self._checkpoint.root
-
-    def _above(self, level: int, number: int) -> bytes | None:
-        """Return the hash of a full tile as the tile above has it."""
-        parent, offset = divmod(number, TILE_WIDTH)
-        row = self._upper.get((level + 1, parent), [])
-        return row[offset] if offset < len(row) else None
-
-    def _grow(self, leaves: Sequence[bytes]) -> None:
-        """Add leaf hashes, stopping at each older checkpoint on the way."""
-        position = 0
-        while True:
-            while self._older and self._older[-1].size == self._edge.size:
-                self._check_older(self._older.pop())
-            if position == len(leaves):
-                return
-            end = len(leaves)
-            if self._older and self._older[-1].size > self._edge.size:
-                end = min(end, position + self._older[-1].size - self._edge.size)
-            for level, number, hashes in self._edge.append(leaves[position:end]):
-                if level:
-                    self._check_full_tile(level, number, hashes)
-            position = end
-
-    def _check_full_tile(self, level: int, number: int, hashes: list[bytes]) -> None:
-        """Compare computed hashes with a full tile, and go on with those that were signed."""
-        row = self._upper.get((level, number), [])
-        if row != hashes:
-            above = self._above(level, number)
-            signed = (number + 1) << (TILE_HEIGHT * (level + 1)) <= self._size
-            if len(row) == TILE_WIDTH and root_of(hashes) != above == root_of(row):
-                self._blame.subtrees(Tile(level, number), hashes, row)
-                hashes[:] = row
-            elif signed:
-                self._blame.tile(Tile(level, number), hashes, row)
-            elif row[: len(hashes)] != hashes[: len(row)]:
-                self._blame.beyond(Tile(level, number))
-        self._check_narrower(level, number, hashes)
-
-    def _check_signed_edge(self) -> None:
-        """Find the hashes of the right edge that lead to the signed root."""
-        candidates: list[list[list[bytes]]] = []
-        for level, hashes in enumerate(self._edge.levels):
-            number = self._size >> (TILE_HEIGHT * (level + 1))
-            row = self._upper.get((level, number), [])[: len(hashes)]
-            candidates.append([hashes] if not level or row == hashes else [hashes, row])
-        for choice in product(*candidates):
-            if RightEdge(self._size, choice).root() == self._checkpoint.root:
-                break
-        else:
-            self._blame.forked(self._size)
+        Raises:
+            OSError: the source cannot be read.
+        """
+        report = self.report
+        blame = Blame(report)
+        signed = self.signed = self._read_checkpoint(blame)
+        files = self._source.files(0 if signed is None else signed.checkpoint.size)
+        for stranger in files.strangers:
+            blame.damage("inserted", f"{stranger} does not belong to a log", path=stranger)
+        if signed is None:
             return
-        for level, (options, chosen) in enumerate(zip(candidates, choice, strict=True)):
-            if len(options) == 1:
-                continue
-            tile = Tile(level, self._size >> (TILE_HEIGHT * (level + 1)), len(options[0]))
-            if chosen is options[0]:
-                self._blame.tile(tile, options[0], options[1])
-            else:
-                self._blame.subtrees(tile, options[0], options[1])
-            self._edge.levels[level] = list(chosen)
+        report.origin, report.size = signed.checkpoint.origin, signed.checkpoint.size
+        check_signatures(signed, self._keys, report)
+        for old in self._history:
+            check_signatures(old, self._keys, report, newest=False)
+            if old.checkpoint.origin != report.origin:
+                blame.other_log(old.checkpoint.origin)
+        older = [old.checkpoint for old in self._history]
+        rotations = Rotations(report)
+        completeness, start = self._begin(rotations)
+        tree = TreeCheck(
+            files, signed.checkpoint, older, blame, completeness, start=start, pruned=self._pruned
+        )
+        yield from tree.steps()
+        rotations.compare(self._keys, whole=not start and not report.pruned)
+        report.good_records = report.size - blame.bad_records(report.size)
+        if report.passed("integrity") and report.passed("signatures"):
+            report.checkpoints = 1 + len({old for old in older if old != signed.checkpoint})
 
-    def _check_older(self, older: Checkpoint) -> None:
-        if self._edge.root() != older.root:
-            self._blame.forked(older.size)
+    def _read_checkpoint(self, blame: Blame) -> SignedCheckpoint | None:
+        try:
+            return parse_signed_checkpoint(self._source.checkpoint())
+        except FileNotFoundError:
+            blame.damage("missing", "there is no checkpoint", path=CHECKPOINT)
+        except NoteError as error:
+            blame.damage("changed", f"{CHECKPOINT}: {error}", path=CHECKPOINT)
+        return None
 
-    def _compare_open_edge(self) -> None:
-        """Compare the partial tiles at the very end, behind the checkpoint if it goes on there."""
-        for older in self._older:
-            message = f"a checkpoint of size {older.size} was published; this log is shorter"
-            self._blame.damage("rolled back", message, index=self._edge.size, path=CHECKPOINT)
-        for level, hashes in enumerate(self._edge.levels[1:], 1):
-            number = self._edge.size >> (TILE_HEIGHT * (level + 1))
-            row = self._upper.get((level, number), [])
-            signed = (self._size >> (TILE_HEIGHT * level)) - number * TILE_WIDTH
-            if row[max(0, signed) : len(hashes)] != hashes[max(0, signed) : len(row)]:
-                self._blame.beyond(Tile(level, number))
-            self._check_narrower(level, number, hashes)
-
-    def _check_narrower(self, level: int, number: int, hashes: Sequence[bytes]) -> None:
-        """Compare the partial tiles that a wider one supersedes."""
-        for width in self._inventory.widths(level, number)[:-1]:
-            tile = Tile(level, number, width)
-            data = self._inventory.read(tile)
-            if data is not None and width <= len(hashes) and data != b"".join(hashes[:width]):
-                self._blame.partial(
-                    tile, [data[i : i + 32] for i in range(0, len(data), 32)], hashes
-                )
-
-    def _check_narrower_bundles(self, number: int, leaves: Sequence[bytes]) -> None:
-        for width in self._inventory.widths(ENTRIES, number)[:-1]:
-            tile = Tile(ENTRIES, number, width)
-            data = self._inventory.read(tile)
-            if data is None or width > len(leaves):
-                continue
-            entries, problem = read_entries(tile, data)
-            found = [leaf_hash(entry) for entry in entries]
-            if problem or found != leaves[:width]:
-                self._blame.partial(tile, found, leaves)
+    def _begin(self, rotations: Rotations) -> tuple[Completeness, int]:
+        """Return what reads the records, and the first of them."""
+        listeners = {"key_rotation": rotations.take}
+        rest = 0 if self._since is None else self._since.checkpoint.size
+        if not 0 < rest <= self.report.size:
+            return Completeness(self.report, listeners=listeners), 0
+        self.report.since = rest
+        if self._completeness is not None:
+            self._completeness.report = self.report
+            self._completeness.continue_from(rest)
+            return self._completeness, rest // TILE_WIDTH * TILE_WIDTH
+        start = max(0, rest - LOOK_BACK) // TILE_WIDTH * TILE_WIDTH
+        completeness = Completeness(self.report, start=start, judged=rest, listeners=listeners)
+        return completeness, start
