@@ -4,6 +4,8 @@ The file lies beside the log, one JSON object a line. It gets at most one checkp
 the last of each run; a verification looks for each of them in the tree.
 """
 
+import contextlib
+import errno
 import os
 from pathlib import Path
 
@@ -41,7 +43,7 @@ class History:
             OSError: the disk refuses.
         """
         self._last = _Line(now, str(signed.note))
-        if now - self._written >= _EVERY_S:
+        if not 0 <= now - self._written < _EVERY_S:  # The clock may have gone back.
             self.flush()
 
     def flush(self) -> None:
@@ -54,8 +56,8 @@ class History:
             return
         descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         try:
-            os.write(descriptor, msgspec.json.encode(self._last) + b"\n")
-            os.fsync(descriptor)
+            size = os.fstat(descriptor).st_size
+            _append(descriptor, msgspec.json.encode(self._last) + b"\n", size)
         finally:
             os.close(descriptor)
         self._written = self._last.time
@@ -66,6 +68,19 @@ class History:
         if self._path.exists():
             data = self._path.read_bytes()
             os.truncate(self._path, data.rfind(b"\n") + 1)
+
+
+def _append(descriptor: int, line: bytes, size: int) -> None:
+    """Append a line durably, or leave the file as it was."""
+    try:
+        if os.write(descriptor, line) != len(line):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # noqa: TRY301 - undone below
+        os.fsync(descriptor)
+    except OSError:
+        # Where this fails too, the next start cuts the line off.
+        with contextlib.suppress(OSError):
+            os.ftruncate(descriptor, size)
+        raise
 
 
 def read_history(path: Path) -> list[SignedCheckpoint]:

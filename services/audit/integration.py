@@ -2,7 +2,8 @@
 
 Everything that a checkpoint covers is durable before the checkpoint is published. What fails can be
 tried again: the state in memory changes only when all of it is done, and a tile that is written
-twice gets the same bytes.
+twice gets the same bytes. Partial tiles that full ones supersede are removed afterwards, by
+`clean`: a disk that refuses that takes nothing from the checkpoint.
 """
 
 import time
@@ -49,6 +50,7 @@ class Integrator:
             (level, edge.size >> (TILE_HEIGHT * (max(level, 0) + 1)))
             for level in range(ENTRIES, len(edge.levels))
         }
+        self._superseded: list[Tile] = []
         self.signing_seconds = 0.0
 
     @property
@@ -81,9 +83,19 @@ class Integrator:
         self._bundle = bundle
         for tile in filled:
             if (tile.level, tile.number) in self._partials:
-                self._tiles.remove_partials(tile)
+                self._superseded.append(tile)
                 self._partials.discard((tile.level, tile.number))
         return published
+
+    def clean(self) -> None:
+        """Remove the partial tiles that full ones supersede.
+
+        Raises:
+            OSError: the disk refuses; what is left is removed the next time.
+        """
+        while self._superseded:
+            self._tiles.remove_partials(self._superseded[-1])
+            self._superseded.pop()
 
     def _write_entries(self, entries: Sequence[Entry]) -> tuple[list[bytes], list[Tile]]:
         number = self._edge.size // TILE_WIDTH

@@ -224,7 +224,9 @@ class Log:
         return done
 
     async def _trim(self, *, roll: bool) -> None:
+        """Remove what is no longer needed: superseded tiles, segments that the tree has."""
         try:
+            await asyncio.get_running_loop().run_in_executor(self._thread, self._integrator.clean)
             await self._commit.trim(self._integrated, roll=roll)
         except OSError as error:
             self._observer.disk_failed("trim", error)

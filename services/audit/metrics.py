@@ -115,11 +115,12 @@ class LogMetrics:
         """The disk takes this operation again."""
         _log.info("audit_disk_recovered", operation=operation)
         self._failing.discard(operation)
-        if not self._failing:
-            self.ready()
+        self.ready()
 
     def ready(self) -> None:
-        """Say that the log takes records."""
+        """Say that the log takes records, unless the disk refuses just now."""
+        if self._failing:
+            return
         self._health.set("disk", True)  # noqa: FBT003
         self._health.set("", True)  # noqa: FBT003
 

@@ -7,9 +7,11 @@ look. Reading a file may wait for a disk, so it happens in threads.
 import asyncio
 import base64
 import binascii
+import sqlite3
+from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import NamedTuple
+from typing import NamedTuple, ParamSpec, TypeVar
 
 import msgspec
 
@@ -25,6 +27,9 @@ from services.common.errors import InvalidArgument, NotFound, Unavailable
 DEFAULT_PAGE = 100
 MAX_PAGE = 1_000
 _COVER_S = 1.0
+
+_Given = ParamSpec("_Given")
+_Found = TypeVar("_Found")
 
 
 @dataclass(frozen=True)
@@ -82,7 +87,7 @@ class Reader:
             raise NotFound(msg)
         entry = self._log.entry_behind(index)
         if entry is None:
-            (stored,) = await asyncio.to_thread(self._read, [index], self._log.integrated)
+            (stored,) = await _from_disk(self._read, [index], self._log.integrated)
             return stored
         return Stored(index, entry)
 
@@ -99,10 +104,10 @@ class Reader:
         listing = sha256(repr((wanted, ascending)).encode()).digest()[:8]
         after = _after(token, listing)
         await self._wait(self._log.size)
-        found = await asyncio.to_thread(
+        found = await _from_disk(
             self._index.find, wanted, limit=limit + 1, after=after, ascending=ascending
         )
-        records = await asyncio.to_thread(self._read, found[:limit], self._log.integrated)
+        records = await _from_disk(self._read, found[:limit], self._log.integrated)
         if len(found) <= limit:
             return Page(records, "")
         packed = msgspec.msgpack.encode(_Token(listing, found[limit - 1]))
@@ -119,7 +124,7 @@ class Reader:
         await self._wait(index + 1)
         checkpoint = self.checkpoint()
         reader = TileReader(self._tiles, checkpoint.checkpoint.size)
-        return stored, await asyncio.to_thread(make_receipt, index, reader, checkpoint)
+        return stored, await _from_disk(make_receipt, index, reader, checkpoint)
 
     def checkpoint(self) -> SignedCheckpoint:
         """Return the newest checkpoint.
@@ -148,7 +153,7 @@ class Reader:
             msg = f"must not be out of order or beyond the checkpoint's size, {newest}."
             raise InvalidArgument.of_field("first_size, second_size", msg)
         reader = TileReader(self._tiles, newest)
-        return size, await asyncio.to_thread(consistency_proof, reader, first, size)
+        return size, await _from_disk(consistency_proof, reader, first, size)
 
     async def tile(self, path: str) -> bytes:
         """Return the bytes of a tile.
@@ -161,7 +166,7 @@ class Reader:
         if tile is None:
             raise InvalidArgument.of_field("path", "must be as in `0/x001/234` or `entries/000`.")
         try:
-            return await asyncio.to_thread(self._tiles.path(tile).read_bytes)
+            return await _from_disk(self._tiles.path(tile).read_bytes)
         except (FileNotFoundError, NotADirectoryError):
             msg = f"There is no tile {path}."
             raise NotFound(msg) from None
@@ -181,6 +186,23 @@ class Reader:
                 bundles[number] = self._tiles.entries(number, size)
             records.append(Stored(index, bundles[number][offset]))
         return records
+
+
+async def _from_disk(
+    work: Callable[_Given, _Found], *arguments: _Given.args, **named: _Given.kwargs
+) -> _Found:
+    """Read in a thread; a disk that refuses is no fault of the caller, and may pass.
+
+    Raises:
+        Unavailable: the disk refuses.
+    """
+    try:
+        return await asyncio.to_thread(work, *arguments, **named)
+    except (FileNotFoundError, NotADirectoryError):
+        raise
+    except (OSError, sqlite3.OperationalError) as error:
+        msg = "The audit log cannot read from its disk; try again."
+        raise Unavailable(msg, reason="AUDIT_UNAVAILABLE", retry_after_s=1.0) from error
 
 
 def _after(token: str, listing: bytes) -> int | None:

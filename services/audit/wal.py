@@ -1,8 +1,8 @@
 """The write-ahead log: what is acknowledged lies here first, until tiles hold it.
 
 It is a directory of numbered segments. A segment begins with a header that names the index of its
-first record; frames follow, one for each batch, each with a checksum. A group of frames is written
-and synchronised as one, and only then acknowledged.
+first record and the seed of its checksums; frames follow, one for each batch, each with a checksum.
+A group of frames is written and synchronised as one, and only then acknowledged.
 
 What replay relies on:
 
@@ -12,13 +12,19 @@ What replay relies on:
   was durable: then acknowledged records are damaged, and replay refuses.
 - A segment supersedes whatever its predecessor holds at or beyond its own first index: that was
   written by a write that failed, and never acknowledged.
+- The seed is random and never leaves the segment, so no bytes that a peer chose to put into a
+  record pass for a frame when the frame around them is torn.
+- Segments are removed oldest first, but a disk may forget the removals in any order: of segments
+  with a gap between them those behind it count; they must begin where the tree ends, or before.
 
 After a failed write or synchronisation the segment is not trusted again: its end is cut off if the
 disk allows, and a new segment begins.
 """
 
 import contextlib
+import errno
 import os
+import secrets
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -29,12 +35,13 @@ import msgspec
 
 from services.audit.tiles import sync_directory
 
-_SEGMENT_MAGIC = b"WEAVWAL1"
+_SEGMENT_MAGIC = b"WEAVWAL2"
 _FRAME_MAGIC = b"\xf5WF1"
-_SEGMENT_HEADER = Struct(">8sQQI")
+_SEGMENT_HEADER = Struct(">8sQQII")
 _FRAME_HEADER = Struct(">4sIQQI")
 _FRAME_CHECKED = Struct(">IQQ")
 _SEGMENT_SIZE = 4 << 20
+_SEED_BITS = 32
 
 Item = tuple[bytes, bytes | None]
 """An entry and what belongs to it in the side store."""
@@ -60,16 +67,14 @@ class Frame(NamedTuple):
         return self.first_index + len(self.items)
 
 
-def encode_frame(first_index: int, durable: int, items: Sequence[Item]) -> bytes:
-    """Return a batch as a frame."""
+def encode_frame(first_index: int, durable: int, items: Sequence[Item], seed: int) -> bytes:
+    """Return a batch as a frame of the segment with a seed."""
     payload = _encoder.encode(items)
-    checksum = zlib.crc32(
-        payload, zlib.crc32(_FRAME_CHECKED.pack(len(payload), first_index, durable))
-    )
+    checksum = _checksum(_FRAME_CHECKED.pack(len(payload), first_index, durable), payload, seed)
     return _FRAME_HEADER.pack(_FRAME_MAGIC, len(payload), first_index, durable, checksum) + payload
 
 
-def decode_frame(data: bytes, offset: int) -> tuple[Frame, int] | None:
+def decode_frame(data: bytes, offset: int, seed: int) -> tuple[Frame, int] | None:
     """Return the frame at an offset and the offset behind it; None when it does not check out."""
     start = offset + _FRAME_HEADER.size
     if start > len(data):
@@ -79,7 +84,7 @@ def decode_frame(data: bytes, offset: int) -> tuple[Frame, int] | None:
     if magic != _FRAME_MAGIC or end > len(data):
         return None
     payload = data[start:end]
-    if zlib.crc32(payload, zlib.crc32(_FRAME_CHECKED.pack(size, first_index, durable))) != checksum:
+    if _checksum(_FRAME_CHECKED.pack(size, first_index, durable), payload, seed) != checksum:
         return None
     try:
         return Frame(first_index, durable, _decoder.decode(payload)), end
@@ -87,9 +92,14 @@ def decode_frame(data: bytes, offset: int) -> tuple[Frame, int] | None:
         return None
 
 
+def _checksum(header: bytes, payload: bytes, seed: int) -> int:
+    return zlib.crc32(payload, zlib.crc32(header, seed))
+
+
 class _Segment(NamedTuple):
     number: int
     base: int
+    seed: int
     path: Path
 
 
@@ -106,6 +116,7 @@ class WriteAheadLog:
         self._directory = directory
         self._segment_size = segment_size
         self._segments: list[_Segment] = []
+        self._stale: list[Path] = []
         self._descriptor = -1
         self._offset = 0
         self.durable = 0
@@ -148,11 +159,19 @@ class WriteAheadLog:
                 raise DamagedWAL(msg)
 
     def begin(self) -> None:
-        """Begin a new segment behind what is durable; whatever lies beyond is superseded."""
+        """Begin a new segment behind what is durable; whatever lies beyond is superseded.
+
+        The segment before gets no more records even when this fails: the header of the new one may
+        be on disk already, and would supersede them.
+
+        Raises:
+            OSError: the disk refuses; the next commit tries again.
+        """
         self._close()
         number = self._segments[-1].number + 1 if self._segments else 1
         path = self._directory / f"{number:012d}.wal"
-        body = _SEGMENT_HEADER.pack(_SEGMENT_MAGIC, number, self.durable, 0)
+        seed = secrets.randbits(_SEED_BITS)
+        body = _SEGMENT_HEADER.pack(_SEGMENT_MAGIC, number, self.durable, seed, 0)
         header = body[:-4] + zlib.crc32(body[:-4]).to_bytes(4, "big")
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
@@ -164,7 +183,7 @@ class WriteAheadLog:
             raise
         self._descriptor = descriptor
         self._offset = len(header)
-        self._segments.append(_Segment(number, self.durable, path))
+        self._segments.append(_Segment(number, self.durable, seed, path))
 
     def commit(self, batches: Sequence[Sequence[Item]]) -> None:
         """Write batches of records behind each other and make them durable together.
@@ -172,12 +191,12 @@ class WriteAheadLog:
         Raises:
             OSError: nothing of them is durable; call `recover` before the next commit.
         """
-        if self._offset >= self._segment_size:
+        if self._descriptor < 0 or self._offset >= self._segment_size:
             self.begin()
-        index = self.durable
+        index, seed = self.durable, self._segments[-1].seed
         frames = []
         for items in batches:
-            frames.append(encode_frame(index, self.durable, items))
+            frames.append(encode_frame(index, self.durable, items, seed))
             index += len(items)
         group = b"".join(frames)
         _write_all(self._descriptor, group, self._offset)
@@ -211,6 +230,9 @@ class WriteAheadLog:
         """
         if roll and index == self.durable and self._segments[-1].base < index:
             self.begin()
+        while self._stale:
+            self._stale[-1].unlink(missing_ok=True)
+            self._stale.pop()
         while len(self._segments) > 1 and self._segments[1].base <= index:
             self._segments[0].path.unlink(missing_ok=True)
             del self._segments[0]
@@ -225,28 +247,29 @@ class WriteAheadLog:
             self._descriptor = -1
 
     def _list(self) -> list[_Segment]:
+        self._stale.clear()
         segments: list[_Segment] = []
         paths = sorted(self._directory.glob("*.wal"))
         for path in paths:
             number = int(path.stem)
-            base = _read_header(path, number)
-            if base is None:
+            header = _read_header(path, number)
+            if header is None:
                 if path == paths[-1] and path.stat().st_size <= _SEGMENT_HEADER.size:
                     path.unlink()  # The start broke off here; nothing was written behind it.
                     continue
                 msg = f"{path} has no intact header"
                 raise DamagedWAL(msg)
             if segments and number != segments[-1].number + 1:
-                msg = f"{path} does not follow {segments[-1].path}: a segment is missing"
-                raise DamagedWAL(msg)
-            segments.append(_Segment(number, base, path))
+                self._stale += [segment.path for segment in segments]
+                segments.clear()
+            segments.append(_Segment(number, *header, path))
         return segments
 
     def _replay_segment(self, segment: _Segment, bound: int | None) -> Iterator[Frame]:
         data = segment.path.read_bytes()
         offset = _SEGMENT_HEADER.size
         while offset >= 0:
-            decoded = decode_frame(data, offset)
+            decoded = decode_frame(data, offset, segment.seed)
             if decoded is None:
                 offset = data.find(_FRAME_MAGIC, offset + 1)
                 continue
@@ -266,21 +289,23 @@ class WriteAheadLog:
                 self.durable = frame.end
 
 
-def _read_header(path: Path, number: int) -> int | None:
-    """Return the base index of a segment; None when its header does not check out."""
+def _read_header(path: Path, number: int) -> tuple[int, int] | None:
+    """Return the base index and the seed of a segment; None when its header does not check out."""
     with path.open("rb") as file:
         data = file.read(_SEGMENT_HEADER.size)
     if len(data) < _SEGMENT_HEADER.size:
         return None
-    magic, own_number, base, checksum = _SEGMENT_HEADER.unpack(data)
+    magic, own_number, base, seed, checksum = _SEGMENT_HEADER.unpack(data)
     if magic != _SEGMENT_MAGIC or own_number != number or zlib.crc32(data[:-4]) != checksum:
         return None
-    return int(base)
+    return int(base), int(seed)
 
 
 def _write_all(descriptor: int, data: bytes, offset: int) -> None:
     view = memoryview(data)
     while view:
         written = os.pwrite(descriptor, view, offset)
+        if not written:
+            raise OSError(errno.EIO, "the disk took nothing")
         view = view[written:]
         offset += written

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import sqlite3
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from datetime import datetime
@@ -79,9 +80,8 @@ async def build(
             archive.save(layout.keys)
     except (LayoutError, KeyProblem, ArchiveError, DamagedLog, DamagedWAL) as error:
         raise SettingsError(str(error)) from None
-    except OSError as error:
-        msg = f"WEAVER_AUDIT_PATH: {error.filename or settings.log_path}: {error.strerror}."
-        raise SettingsError(msg) from None
+    except (OSError, sqlite3.Error) as error:
+        raise _refused(settings, error) from None
     log = opened.log(signers, clock, metrics, settings)
     for archived in archive.active:
         start = datetime.fromisoformat(archived.start_time).timestamp()
@@ -89,7 +89,10 @@ async def build(
     log.start()
     stack.push_async_callback(log.close)
     events = OwnEvents(log, _instance(settings.replica), clock)
-    await _record_keys(archive, events, layout)
+    try:
+        await _record_keys(archive, events, layout)
+    except OSError as error:
+        raise _refused(settings, error) from None
     await events.record("service_started", {"origin": origin, "size": str(log.size)})
     await log.wait_integrated(log.size, _FIRST_CHECKPOINT_S)
     stack.push_async_callback(events.record, "service_stopped", {"origin": origin}, tries=2)
@@ -190,7 +193,10 @@ class _Opened:
 
     def close(self) -> None:
         """Close the databases, and write the last checkpoint down."""
-        self._history.flush()
+        try:
+            self._history.flush()
+        except OSError as error:  # A checkpoint less to hold a later log to; the log is whole.
+            _log.error("audit_disk_refuses", operation="history", error=str(error))
         self.side_store.close()
         self.index.close()
 
@@ -214,6 +220,13 @@ class _Opened:
             behind.extend(entries[len(old) :])
         self._wal.durable = max(self._wal.durable, size)
         return behind
+
+
+def _refused(settings: AuditSettings, error: OSError | sqlite3.Error) -> SettingsError:
+    """Return why the service cannot start when the disk refuses."""
+    path = getattr(error, "filename", None) or settings.log_path
+    reason = getattr(error, "strerror", None) or error
+    return SettingsError(f"WEAVER_AUDIT_PATH: {path}: {reason}.")
 
 
 async def _record_keys(archive: KeyArchive, events: OwnEvents, layout: Layout) -> None:

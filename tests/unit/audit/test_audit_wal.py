@@ -35,6 +35,10 @@ def opened(directory: Path, *, segment_size: int = 1 << 20) -> WriteAheadLog:
     return wal
 
 
+def failing(*_: object) -> None:
+    raise OSError(28, "full")
+
+
 def segments(directory: Path) -> list[Path]:
     return sorted(directory.glob("*.wal"))
 
@@ -211,8 +215,54 @@ def test_a_missing_segment_is_refused(tmp_path: Path) -> None:
         wal.commit([items(first, 1)])
     wal.close()
     segments(tmp_path)[1].unlink()
-    with pytest.raises(DamagedWAL, match="a segment is missing"):
+    with pytest.raises(DamagedWAL, match="a part of the write-ahead log is missing"):
         replayed(tmp_path)
+
+
+def test_a_removed_segment_that_came_back_after_a_power_cut_does_no_harm(tmp_path: Path) -> None:
+    wal = opened(tmp_path, segment_size=100)
+    for first in range(8):
+        wal.commit([items(first, 1)])
+    back = segments(tmp_path)[0]
+    data = back.read_bytes()
+    wal.trim(6)
+    back.write_bytes(data)
+    assert replayed(tmp_path, 6) == items(6, 2)
+    again = WriteAheadLog(tmp_path, 100)
+    assert list(again.replay(6))
+    again.begin()
+    again.trim(6)
+    assert not back.exists()
+    again.close()
+
+
+def test_what_follows_a_segment_that_failed_to_begin_is_not_superseded_by_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wal = opened(tmp_path)
+    wal.commit([items(0, 1)])
+    with monkeypatch.context() as patch:
+        # The header of the new segment is on disk, but its name may not be.
+        patch.setattr("services.audit.wal.sync_directory", failing)
+        with pytest.raises(OSError, match="full"):
+            wal.trim(1, roll=True)
+    assert len(segments(tmp_path)) == 2
+    wal.commit([items(1, 3)])
+    wal.close()
+    assert replayed(tmp_path) == items(0, 4)
+
+
+def test_a_frame_that_a_peer_smuggled_into_a_torn_frame_is_not_taken_for_one(
+    tmp_path: Path,
+) -> None:
+    wal = opened(tmp_path)
+    wal.commit([items(0, 1)])
+    # It would say that record 9 was durable, which a start has to refuse.
+    wal.commit([[(b"{}", encode_frame(9, 9, [(b"inner", None)], 0)), (b"{}", None)]])
+    wal.close()
+    (path,) = segments(tmp_path)
+    path.write_bytes(path.read_bytes()[:-1])
+    assert replayed(tmp_path) == items(0, 1)
 
 
 def test_a_segment_cut_short_before_another_is_refused(tmp_path: Path) -> None:
@@ -249,7 +299,7 @@ def test_a_segment_with_a_damaged_header_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_frame_within_an_entry_is_not_taken_for_one(tmp_path: Path) -> None:
-    inner = encode_frame(7, 7, [(b"inner", None)])
+    inner = encode_frame(7, 7, [(b"inner", None)], 0)
     wal = opened(tmp_path)
     wal.commit([[(inner, inner)]])
     wal.close()
@@ -258,7 +308,7 @@ def test_a_frame_within_an_entry_is_not_taken_for_one(tmp_path: Path) -> None:
 
 @given(st.binary(max_size=200), st.integers(0, 10))
 def test_arbitrary_bytes_are_no_frame(data: bytes, offset: int) -> None:
-    assert decode_frame(data, offset) is None
+    assert decode_frame(data, offset, 0) is None
 
 
 def test_an_empty_directory_replays_to_nothing(tmp_path: Path) -> None:
