@@ -23,6 +23,8 @@ from services.audit.tiles import (
 )
 
 CHECKPOINT = "checkpoint"
+WITNESSED = "checkpoint.witnessed"
+"""The newest checkpoint that a quorum of witnesses cosigned."""
 _MAX_STRANGERS = 1_000
 _MAX_DEPTH = 10
 
@@ -154,7 +156,7 @@ class Inventory:
                 path = f"{prefix}{item.name}"
                 if item.is_dir(follow_symlinks=False) and path.count("/") < _MAX_DEPTH:
                     pending.append((f"{path}/", directory / item.name))
-                elif path != CHECKPOINT or not item.is_file(follow_symlinks=False):
+                elif path not in (CHECKPOINT, WITNESSED) or not item.is_file(follow_symlinks=False):
                     self._take(path, regular=item.is_file(follow_symlinks=False))
 
     def _take(self, path: str, *, regular: bool) -> None:

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from services.audit.checkpoint import SignedCheckpoint
+
 Verdict = Literal["integrity", "completeness", "signatures"]
 Damage = Literal[
     "changed",
@@ -65,6 +67,7 @@ class Report:
         interrupted: intents without an outcome, as (index, record id), the first ten thousand.
         interrupted_count: how many there are.
         findings: what is wrong, at most a thousand.
+        signed: the newest checkpoint.
     """
 
     origin: str = ""
@@ -78,6 +81,7 @@ class Report:
     interrupted: list[tuple[int, str]] = field(default_factory=list)
     interrupted_count: int = 0
     findings: list[Finding] = field(default_factory=list)
+    signed: SignedCheckpoint | None = None
 
     def add(
         self,

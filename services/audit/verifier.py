@@ -88,7 +88,6 @@ class Verification:
         self._completeness = completeness
         self._pruned = pruned
         self.report = Report()
-        self.signed: SignedCheckpoint | None = None
 
     def steps(self) -> Iterator[int]:
         """Verify, a bundle a step; yield how many records are done.
@@ -98,7 +97,7 @@ class Verification:
         """
         report = self.report
         blame = Blame(report)
-        signed = self.signed = self._read_checkpoint(blame)
+        signed = report.signed = self._read_checkpoint(blame)
         files = self._source.files(0 if signed is None else signed.checkpoint.size)
         for stranger in files.strangers:
             blame.damage("inserted", f"{stranger} does not belong to a log", path=stranger)

@@ -1,68 +1,197 @@
-"""`weaver audit verify`."""
+"""`weaver audit verify`: three verdicts on a log, in a directory or at an address."""
 
 import json
 import sys
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import Annotated, NoReturn
 
 import typer
+from rich.console import Console
 
 from services.audit.archive import ArchiveError
+from services.audit.checkpoint import SignedCheckpoint, parse_signed_checkpoint
+from services.audit.inventory import LogDirectory, Source, read_regular
 from services.audit.layout import Layout
-from services.audit.note import NoteError
+from services.audit.note import MAX_NOTE_SIZE, NoteError, VerifierKey
 from services.audit.offline import published_before
+from services.audit.remembered import Remembered
+from services.audit.remote import RemoteLog
 from services.audit.report import Report
-from services.audit.signatures import load_keys
+from services.audit.signatures import Keys, load_keys
 from services.audit.verifier import verify
 from services.cli.audit.options import (
     AsJSON,
-    Directory,
     KeysFile,
     console,
     log_directory,
     progress_bar,
     usage,
 )
+from services.cli.audit.places import CAFile, is_address, remembered, remote_log
 
 app = typer.Typer()
 
 _SHOWN = 20
+_LAST = "last"
+
+Target = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[DIR|URL]",
+        help="The log's directory, the front door's address, or that of a copy. "
+        "Default: WEAVER_AUDIT_PATH, or this machine's.",
+    ),
+]
+Since = Annotated[
+    str | None,
+    typer.Option(
+        metavar="CHECKPOINT",
+        help="Rest on this checkpoint, a file that you kept, and read only what is newer; "
+        "`last` for the one that was accepted last.",
+    ),
+]
+Remember = Annotated[
+    bool,
+    typer.Option(
+        "--remember/--no-remember",
+        help="Hold the log to the checkpoint that was accepted last, and remember this one.",
+    ),
+]
+
+
+@dataclass
+class _Task:
+    """What is to be verified, and with what."""
+
+    name: str
+    source: Source
+    keys: Keys
+    keys_name: str
+    own_keys: bool
+    history: list[SignedCheckpoint]
 
 
 @app.command("verify")
-def verify_command(
-    directory: Directory = None,
+def verify_command(  # noqa: PLR0913, PLR0917 - each is an option
+    target: Target = None,
     keys: KeysFile = None,
+    since: Since = None,
+    ca: CAFile = None,
+    remember: Remember = True,  # noqa: FBT002 - a flag
     as_json: AsJSON = False,  # noqa: FBT002 - a flag
 ) -> None:
     """Verify a log: nothing changed, nothing missing, signed by the right keys."""
-    log = log_directory(directory)
+    place: AbstractContextManager[RemoteLog | Path]
+    if target is not None and is_address(target):
+        place = remote_log(target, ca)
+    else:
+        place = nullcontext(log_directory(None if target is None else Path(target)))
+    with place as log:
+        if isinstance(log, Path):
+            task = _in_directory(log, keys, as_json=as_json)
+        else:
+            task = _at_address(str(target), log, keys)
+        report = _verify(task, since, remembered() if remember else None, as_json=as_json)
+    if as_json:
+        sys.stdout.write(json.dumps({**report.document(), "keys": task.keys_name}) + "\n")
+    else:
+        _print_report(report, task)
+    raise typer.Exit(0 if report.good else 1)
+
+
+def _in_directory(log: Path, keys: Path | None, *, as_json: bool) -> _Task:
     keys_file = keys or Layout(log).keys
     try:
         trusted = load_keys(keys_file)
     except ArchiveError as error:
         if keys is not None or not keys_file.exists():
-            usage(str(error))
+            usage(f"{error}. Name the log's public keys with --keys.")
         _fail_on_archive(str(error), as_json=as_json)
     try:
         history = published_before(log)
     except NoteError as error:
         _fail_on_archive(str(error), as_json=as_json)
+    source = LogDirectory(log)
+    return _Task(str(log), source, trusted, str(keys_file), keys is not None, history)
+
+
+def _at_address(url: str, log: RemoteLog, keys: Path | None) -> _Task:
+    try:
+        trusted = Keys(log.keys()) if keys is None else load_keys(keys)
+    except ArchiveError as error:
+        usage(str(error))
+    name = f"those that {url} names" if keys is None else str(keys)
+    return _Task(url, log, trusted, name, keys is not None, [])
+
+
+def _verify(task: _Task, since: str | None, memory: Remembered | None, *, as_json: bool) -> Report:
+    try:
+        origin = parse_signed_checkpoint(task.source.checkpoint()).checkpoint.origin
+    except (OSError, NoteError):
+        origin = ""  # The verification says what is wrong with it.
+    known = task.keys.named(origin) if origin else []
+    try:
+        accepted = memory.recall(known) if memory is not None else []
+        rest = _rest_on(since, accepted)
+    except NoteError as error:
+        usage(f"{error}. Mend it, or remove it, or use --no-remember.")
     with progress_bar(enabled=not as_json) as progress:
-        report = verify(log, trusted, history=history, progress=progress)
-    if as_json:
-        sys.stdout.write(json.dumps({**report.document(), "keys": str(keys_file)}) + "\n")
-    else:
-        _print_report(report, log, keys_file, own=keys is None)
-    raise typer.Exit(0 if report.good else 1)
+        report = verify(
+            task.source,
+            task.keys,
+            history=[*task.history, *accepted],
+            since=rest,
+            progress=progress,
+        )
+    if memory is not None:
+        _accept(report, memory, known)
+    return report
 
 
-def _print_report(report: Report, log: Path, keys_file: Path, *, own: bool) -> None:
+def _rest_on(since: str | None, accepted: Sequence[SignedCheckpoint]) -> SignedCheckpoint | None:
+    if since is None:
+        return None
+    if since == _LAST:
+        if not accepted:
+            usage("--since last: no checkpoint of this log was accepted yet; verify all of it.")
+        return accepted[-1]
+    try:
+        return parse_signed_checkpoint(read_regular(Path(since), MAX_NOTE_SIZE))
+    except OSError as error:
+        usage(f"--since: {since}: {error.strerror or error}")
+    except NoteError as error:
+        usage(f"--since: {since} is no checkpoint: {error}")
+
+
+def _accept(report: Report, memory: Remembered, keys: Sequence[VerifierKey]) -> None:
+    """Remember the newest checkpoint if nothing speaks against it."""
+    if report.signed is None or not (report.passed("integrity") and report.passed("signatures")):
+        return
+    try:
+        memory.accept(report.signed, keys)
+    except OSError as error:
+        sys.stderr.write(
+            f"weaver: this checkpoint is not remembered: {error.filename}: {error.strerror}; "
+            "WEAVER_AUDITOR_DIR names another directory\n"
+        )
+
+
+def _print_report(report: Report, task: _Task) -> None:
     out = console()
-    advice = " (beside the log: use --keys with a copy of your own)" if own else ""
-    out.print(f"log          {log} ({report.origin or 'unknown'})")
-    out.print(f"keys         {keys_file}{advice}")
+    advice = "" if task.own_keys else " (the log's own word: use --keys with a copy of yours)"
+    out.print(f"log          {task.name} ({report.origin or 'unknown'})")
+    out.print(f"keys         {task.keys_name}{advice}")
     out.print(f"records      {report.good_records} of {report.size} good")
+    if report.since:
+        out.print(
+            f"since        {report.size - report.since} new records verified; the first "
+            f"{report.since} rest on the checkpoint that was kept"
+        )
+    if report.pruned:
+        out.print(f"pruned       {report.pruned} records: their hashes verify, their text is gone")
     out.print(f"checkpoints  {report.checkpoints} good")
     if report.beyond:
         out.print(f"unsigned     {report.beyond} records behind the checkpoint")
@@ -70,6 +199,11 @@ def _print_report(report: Report, log: Path, keys_file: Path, *, own: bool) -> N
         out.print(f"signature    {line.algorithm} {line.fingerprint[:16]} {line.state}")
     for verdict in ("integrity", "completeness", "signatures"):
         out.print(f"{verdict:<12} {'good' if report.passed(verdict) else 'BAD'}")
+    _print_findings(report, out)
+    out.print("the log is good" if report.good else "the log is DAMAGED")
+
+
+def _print_findings(report: Report, out: Console) -> None:
     for index, name in report.interrupted[:_SHOWN]:
         out.print(f"interrupted: record {index}, intent {name}, has no outcome")
     if report.interrupted_count > _SHOWN:
@@ -80,7 +214,6 @@ def _print_report(report: Report, log: Path, keys_file: Path, *, own: bool) -> N
         out.print(f"and {len(report.findings) - _SHOWN} more findings; --json lists them")
     if report.first_bad_index is not None:
         out.print(f"first bad record: {report.first_bad_index}")
-    out.print("the log is good" if report.good else "the log is DAMAGED")
 
 
 def _fail_on_archive(message: str, *, as_json: bool) -> NoReturn:

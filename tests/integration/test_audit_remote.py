@@ -1,0 +1,229 @@
+"""A log that is verified over HTTP, from a server that fails, cheats or goes away."""
+
+import gzip
+import shutil
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from services.audit.remote import RemoteLog
+from services.audit.report import Report
+from services.audit.verifier import verify
+from services.audit.web import WebClient, WebError
+from tests.fakes.biglog import checkpoint_of, entry, keys_of, log_of, write_log
+
+
+class Server(ThreadingHTTPServer):
+    """Serves a directory as any static web server does, and fails as it is told."""
+
+    daemon_threads = True
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.directory = directory
+        self.busy: Counter[str] = Counter()
+        self.broken: Counter[str] = Counter()
+        self.answers: dict[str, bytes] = {}
+        self.status: dict[str, int] = {}
+        self.asked: list[str] = []
+        self.credentials: set[str] = set()
+        self.gzip = False
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: Server
+    limits: ClassVar[dict[str, int]] = {}
+
+    def do_GET(self) -> None:
+        server = self.server
+        server.asked.append(self.path)
+        server.credentials.add(self.headers.get("authorization", ""))
+        if server.broken[self.path] > 0:
+            server.broken[self.path] -= 1
+            self.close_connection = True
+            return
+        if server.busy[self.path] > 0:
+            server.busy[self.path] -= 1
+            self._answer(429, b"slow down")
+            return
+        path = server.directory / self.path.lstrip("/")
+        if self.path in server.status:
+            self._answer(server.status[self.path], b"")
+        elif self.path in server.answers:
+            self._answer(200, server.answers[self.path])
+        elif path.is_file():
+            self._answer(200, path.read_bytes())
+        else:
+            self._answer(404, b"nothing here")
+
+    def _answer(self, status: int, body: bytes) -> None:
+        packed = self.server.gzip and status == 200
+        body = gzip.compress(body) if packed else body
+        self.send_response(status)
+        self.send_header("content-length", str(len(body)))
+        self.send_header("retry-after", "0")
+        if packed:
+            self.send_header("content-encoding", "gzip")
+        self.end_headers()
+        try:
+            self.wfile.write(body)
+        except OSError:
+            self.close_connection = True
+
+    def log_message(self, *arguments: Any) -> None:
+        """Keep quiet."""
+
+
+@pytest.fixture(scope="module")
+def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return log_of(tmp_path_factory.mktemp("remote"), 300, 1_500)
+
+
+@pytest.fixture
+def server(pristine: Path, tmp_path: Path) -> Iterator[Server]:
+    shutil.copytree(pristine, tmp_path / "log")
+    running = Server(tmp_path)
+    thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield running
+    running.shutdown()
+    thread.join()
+    running.server_close()
+
+
+def check(server: Server, **options: Any) -> Report:
+    log = RemoteLog(WebClient(f"{server.url}/log"))
+    try:
+        return verify(log, keys_of(), **options)
+    finally:
+        log.close()
+
+
+def damage(report: Report) -> list[tuple[str, str | None]]:
+    return [(f.kind, f.path) for f in report.findings if f.verdict == "integrity"]
+
+
+def test_a_copy_on_a_web_server_verifies(server: Server) -> None:
+    report = check(server)
+    assert report.findings == []
+    assert (report.size, report.good_records) == (1_500, 1_500)
+    assert set(Counter(server.asked).values()) <= {1, 2}
+
+
+def test_a_front_door_serves_the_log_below_its_own_path(server: Server) -> None:
+    (server.directory / "v1").mkdir()
+    (server.directory / "log").rename(server.directory / "v1" / "audit")
+    log = RemoteLog(WebClient(server.url, credential="secret"))
+    assert log.is_service
+    assert verify(log, keys_of()).good
+    log.close()
+    assert server.credentials == {"Bearer secret"}
+
+
+def test_a_compressed_copy_verifies(server: Server) -> None:
+    server.gzip = True
+    assert check(server).good
+
+
+def test_what_fails_for_a_moment_is_tried_again(server: Server) -> None:
+    server.busy["/log/tile/entries/002"] = 9
+    server.broken["/log/tile/0/003"] = 2
+    server.broken["/log/checkpoint"] = 1
+    assert check(server).good
+
+
+def test_what_keeps_failing_is_no_verdict(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("services.audit.web._FIRST_PAUSE_S", 0.001)
+    server.broken["/log/tile/0/003"] = 1_000
+    with pytest.raises(WebError, match="tile/0/003"):
+        check(server)
+
+
+def test_a_refused_credential_is_no_verdict(server: Server) -> None:
+    server.status["/log/checkpoint"] = 403
+    with pytest.raises(WebError, match="role `auditor`"):
+        check(server)
+
+
+def test_a_partial_tile_that_is_gone_is_taken_from_the_full_one(
+    server: Server, tmp_path: Path
+) -> None:
+    longer = log_of(tmp_path / "longer", 1_600)
+    shutil.copy(server.directory / "log" / "checkpoint", longer / "checkpoint")
+    shutil.rmtree(server.directory / "log")
+    longer.rename(server.directory / "log")
+    report = check(server)
+    assert report.findings == []
+    assert (report.size, report.beyond) == (1_500, 36)
+
+
+@pytest.mark.parametrize("name", ["tile/entries/002", "tile/0/002", "tile/1/000.p/5"])
+def test_damage_on_a_server_is_named(server: Server, name: str) -> None:
+    path = server.directory / "log" / name
+    data = path.read_bytes()
+    path.write_bytes(data[:-9] + bytes([data[-9] ^ 1]) + data[-8:])
+    report = check(server)
+    assert damage(report) == [("changed", name)]
+    path.unlink()
+    report = check(server)
+    assert damage(report) == [("missing", name)]
+
+
+def test_an_endless_answer_is_cut_off_and_named(server: Server) -> None:
+    for name, size in (("tile/0/002", 50_000_000), ("tile/entries/003", 50_000_000)):
+        server.answers = {f"/log/{name}": bytes(size)}
+        report = check(server)
+        assert {path for _, path in damage(report)} == {name}
+    server.gzip = True
+    server.answers = {"/log/tile/0/002": bytes(200_000_000)}
+    assert {path for _, path in damage(check(server))} == {"tile/0/002"}
+
+
+def test_only_what_is_new_is_fetched_since_a_kept_checkpoint(
+    server: Server, tmp_path: Path
+) -> None:
+    kept = checkpoint_of(log_of(tmp_path / "kept", 1_000))
+    log = RemoteLog(WebClient(f"{server.url}/log"))
+    monkey = pytest.MonkeyPatch()
+    monkey.setattr("services.audit.verifier.LOOK_BACK", 0)
+    try:
+        report = verify(log, keys_of(), since=kept)
+    finally:
+        monkey.undo()
+        log.close()
+    assert report.findings == []
+    assert (report.since, report.checkpoints) == (1_000, 2)
+    assert "/log/tile/entries/002" not in server.asked
+    assert "/log/tile/entries/003" in server.asked
+
+
+def test_a_server_that_forks_or_goes_back_is_found(server: Server, tmp_path: Path) -> None:
+    forged = [[entry(i + 1, reason="forged" if i == 7 else "") for i in range(1_000)]]
+    forked = checkpoint_of(write_log(tmp_path / "forked", forged))
+    assert {f.kind for f in check(server, since=forked).findings} == {"forked"}
+    newer = checkpoint_of(log_of(tmp_path / "newer", 2_000))
+    assert {f.kind for f in check(server, history=[newer]).findings} == {"rolled back"}
+
+
+@pytest.mark.parametrize(
+    ("url", "credential", "message"),
+    [
+        ("ftp://log.example", "", "not an http"),
+        ("http://log.example", "secret", "in the clear"),
+        ("https://user:pw@log.example", "", "no query, fragment or credential"),
+        ("https://log.example:x", "", "port"),
+    ],
+)
+def test_an_address_that_cannot_be_used_is_refused(url: str, credential: str, message: str) -> None:
+    with pytest.raises(WebError, match=message):
+        WebClient(url, credential=credential)
