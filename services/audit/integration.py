@@ -97,6 +97,15 @@ class Integrator:
             self._tiles.remove_partials(self._superseded[-1])
             self._superseded.pop()
 
+    def republish(self, signed: SignedCheckpoint) -> None:
+        """Publish the newest checkpoint again, with further signature lines.
+
+        Raises:
+            OSError: the disk refuses.
+        """
+        self._tiles.write_file(self._checkpoint_path, str(signed.note).encode())
+        self._tiles.sync()
+
     def _write_entries(self, entries: Sequence[Entry]) -> tuple[list[bytes], list[Tile]]:
         number = self._edge.size // TILE_WIDTH
         bundle = self._bundle + [entry.data for entry in entries]

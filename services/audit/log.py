@@ -135,6 +135,15 @@ class Log:
                     await self._progress.wait()
         return self._integrated >= size
 
+    async def amend(self, signed: SignedCheckpoint) -> None:
+        """Publish the newest checkpoint with further lines; nothing when it is not the newest.
+
+        Raises:
+            OSError: the disk refuses.
+        """
+        if self._is_newest(signed) and not self._closing:
+            await asyncio.get_running_loop().run_in_executor(self._thread, self._amend, signed)
+
     async def close(self) -> None:
         """Refuse new records, finish what was accepted, publish a last checkpoint."""
         self._closing = True
@@ -146,6 +155,12 @@ class Log:
         await self._trim(roll=True)
         self._thread.shutdown()
         await self._commit.close()
+
+    async def trim_all(self) -> bool:
+        """Take everything durable out of the write-ahead log; say whether nothing is left in it."""
+        await self.wait_integrated(self.size, self._limits.close_s)
+        await self._trim(roll=True)
+        return not self._untrimmed
 
     def _on_durable(self, entries: Sequence[Entry]) -> None:
         self._behind.extend(entries)
@@ -222,6 +237,15 @@ class Log:
         for store in self._stores:
             store.apply(first, entries[:done])
         return done
+
+    def _amend(self, signed: SignedCheckpoint) -> None:
+        """Runs in the tree's thread, where no other checkpoint can come between."""
+        if self._is_newest(signed):
+            self._integrator.republish(signed)
+            self.checkpoint = signed
+
+    def _is_newest(self, signed: SignedCheckpoint) -> bool:
+        return self.checkpoint is not None and self.checkpoint.note.text == signed.note.text
 
     async def _trim(self, *, roll: bool) -> None:
         """Remove what is no longer needed: superseded tiles, segments that the tree has."""

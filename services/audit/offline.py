@@ -9,7 +9,7 @@ from pathlib import Path
 from services.audit.checkpoint import SignedCheckpoint, parse_signed_checkpoint
 from services.audit.history import read_history
 from services.audit.index import Filter
-from services.audit.inventory import CHECKPOINT
+from services.audit.inventory import CHECKPOINT, WITNESSED
 from services.audit.layout import Layout
 from services.audit.merkle import TILE_WIDTH
 from services.audit.note import NoteError
@@ -107,13 +107,14 @@ def published_before(directory: Path) -> list[SignedCheckpoint]:
     """
     layout = Layout(directory)
     checkpoints = read_history(layout.history)
-    try:
-        checkpoints.append(parse_signed_checkpoint(layout.accepted.read_bytes()))
-    except (FileNotFoundError, PermissionError, NotADirectoryError):
-        return checkpoints
-    except NoteError as error:
-        msg = f"{layout.accepted}: {error}"
-        raise NoteError(msg) from None
+    for path in (layout.log / WITNESSED, layout.accepted):
+        try:
+            checkpoints.append(parse_signed_checkpoint(path.read_bytes()))
+        except (FileNotFoundError, PermissionError, NotADirectoryError):
+            continue
+        except NoteError as error:
+            msg = f"{path}: {error}"
+            raise NoteError(msg) from None
     return checkpoints
 
 

@@ -62,10 +62,19 @@ class Reader:
         tiles: its tiles.
         index: where records are.
         archive: its public keys.
+        witnessed: returns the newest checkpoint that a quorum of witnesses cosigned.
     """
 
-    def __init__(self, log: Log, tiles: TileDirectory, index: Index, archive: KeyArchive) -> None:
+    def __init__(
+        self,
+        log: Log,
+        tiles: TileDirectory,
+        index: Index,
+        archive: KeyArchive,
+        witnessed: Callable[[], SignedCheckpoint | None] = lambda: None,
+    ) -> None:
         """See the class."""
+        self._witnessed = witnessed
         self._log = log
         self._tiles = tiles
         self._index = index
@@ -113,8 +122,16 @@ class Reader:
         packed = msgspec.msgpack.encode(_Token(listing, found[limit - 1]))
         return Page(records, base64.urlsafe_b64encode(packed).decode().rstrip("="))
 
+    def find(self, wanted: Filter, *, limit: int, after: int | None, ascending: bool) -> list[int]:
+        """Return the indexes of integrated records that match; blocks."""
+        return self._index.find(wanted, limit=limit, after=after, ascending=ascending)
+
+    def entry(self, index: int) -> bytes:
+        """Return the entry of an integrated record; blocks."""
+        return self._read([index], self._log.integrated)[0].entry
+
     async def receipt(self, index: int) -> tuple[Stored, Receipt]:
-        """Return a record and its receipt, under the newest checkpoint.
+        """Return a record and its receipt, under a checkpoint that witnesses cosigned if one does.
 
         Raises:
             NotFound: the log is shorter.
@@ -122,7 +139,9 @@ class Reader:
         """
         stored = await self.record(index)
         await self._wait(index + 1)
-        checkpoint = self.checkpoint()
+        checkpoint = self._witnessed()
+        if checkpoint is None or checkpoint.checkpoint.size <= index:
+            checkpoint = self.checkpoint()
         reader = TileReader(self._tiles, checkpoint.checkpoint.size)
         return stored, await _from_disk(make_receipt, index, reader, checkpoint)
 
@@ -136,6 +155,18 @@ class Reader:
             msg = "The log has no signed checkpoint yet; try again."
             raise Unavailable(msg, reason="AUDIT_UNAVAILABLE", retry_after_s=1.0)
         return self._log.checkpoint
+
+    def witnessed_checkpoint(self) -> SignedCheckpoint:
+        """Return the newest checkpoint that a quorum of witnesses cosigned.
+
+        Raises:
+            NotFound: there is none.
+        """
+        found = self._witnessed()
+        if found is None:
+            msg = "No checkpoint was cosigned by a quorum of witnesses."
+            raise NotFound(msg)
+        return found
 
     async def consistency(self, first: int, second: int) -> tuple[int, list[bytes]]:
         """Return the newer size and the proof that the log only grew between the sizes.

@@ -88,12 +88,14 @@ class AuditServicer(audit_service_pb2_grpc.AuditServiceServicer):
 
     async def GetCheckpoint(
         self,
-        request: pb.GetCheckpointRequest,  # noqa: ARG002 - gRPC's signature
+        request: pb.GetCheckpointRequest,
         context: Any,
     ) -> pb.GetCheckpointResponse:
-        """Return the newest signed checkpoint."""
+        """Return the newest signed checkpoint, or the newest that witnesses cosigned."""
         check_read(peer_name(context))
-        return pb.GetCheckpointResponse(checkpoint=str(self._reader.checkpoint().note))
+        reader = self._reader
+        signed = reader.witnessed_checkpoint() if request.witnessed else reader.checkpoint()
+        return pb.GetCheckpointResponse(checkpoint=str(signed.note))
 
     async def GetConsistencyProof(
         self,

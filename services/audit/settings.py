@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import NoDecode
@@ -89,6 +89,34 @@ class AuditSettings(CommonSettings):
         validation_alias="WEAVER_AUDIT_ED25519_KEY_FILE",
         description="The file that holds the Ed25519 private key; not readable by everybody.",
     )
+    store_key: SecretStr | None = Field(
+        None,
+        validation_alias="WEAVER_AUDIT_STORE_KEY",
+        description=(
+            "What locks the side store: 32 random bytes, hexadecimal or base64. "
+            "Unset: made on first start; production needs it."
+        ),
+    )
+    store_key_file: Path | None = Field(
+        None,
+        validation_alias="WEAVER_AUDIT_STORE_KEY_FILE",
+        description="The file that holds it; not readable by everybody.",
+    )
+    store_key_previous: SecretStr | None = Field(
+        None,
+        validation_alias="WEAVER_AUDIT_STORE_KEY_PREVIOUS",
+        description=(
+            "The key before it, for the one start that seals the side store anew; or `_FILE`."
+        ),
+    )
+    principal: Literal["plain", "pseudonym"] | None = Field(
+        None,
+        validation_alias="WEAVER_AUDIT_PRINCIPAL",
+        description=(
+            "How records name callers: `pseudonym` can be forgotten by `weaver audit forget`. "
+            "Unset: `pseudonym` in production, else `plain`."
+        ),
+    )
     checkpoint_interval_ms: int = Field(
         250,
         ge=0,
@@ -102,6 +130,27 @@ class AuditSettings(CommonSettings):
         le=1_000_000,
         validation_alias="WEAVER_AUDIT_MAX_PENDING",
         description="Records that wait to become durable, at most; beyond it appends are refused.",
+    )
+
+    witness_policy: Path | None = Field(
+        None,
+        validation_alias="WEAVER_AUDIT_WITNESS_POLICY",
+        description=(
+            "A C2SP tlog-policy file: each of its witnesses with a URL is sent checkpoints to cosign. "
+            "Unset: no witnesses."
+        ),
+    )
+    witness_interval_s: float = Field(
+        1.0,
+        ge=0.1,
+        le=3600,
+        validation_alias="WEAVER_AUDIT_WITNESS_INTERVAL_S",
+        description="The least time between two checkpoints that are sent to witnesses.",
+    )
+    witness_ca: Path | None = Field(
+        None,
+        validation_alias="WEAVER_AUDIT_WITNESS_CA",
+        description="Certificates in PEM to trust for witnesses besides the machine's own.",
     )
 
     @field_validator("allowed_clients", mode="before")
@@ -133,6 +182,11 @@ class AuditSettings(CommonSettings):
         return self.audit_path or self.state_dir / "audit" / "log"
 
     @property
+    def pseudonyms(self) -> bool:
+        """Whether records name callers by pseudonyms."""
+        return self.production if self.principal is None else self.principal == "pseudonym"
+
+    @property
     def keys_path(self) -> Path:
         """Where keys are made in development."""
         return self.state_dir / "keys"
@@ -157,6 +211,7 @@ class AuditSettings(CommonSettings):
         for name, value in (
             ("WEAVER_TELEMETRY_SIGNING_KEY", self.signing_key),
             ("WEAVER_AUDIT_ED25519_KEY", self.ed25519_key),
+            ("WEAVER_AUDIT_STORE_KEY", self.store_key),
         ):
             if value is None or not value.get_secret_value().strip():
                 msg = f"{name}: production needs a key of its own; set it, or {name}_FILE."

@@ -42,6 +42,7 @@ from services.audit.settings import AuditSettings
 from services.audit.sidestore import SideStore
 from services.audit.tiles import TileDirectory
 from services.audit.wal import DamagedWAL, WriteAheadLog
+from services.audit.witness_wiring import Witnesses
 from services.common.clock import Clock, SystemClock
 from services.common.component import Component
 from services.common.health import Health
@@ -66,6 +67,7 @@ async def build(
     registry = CollectorRegistry()
     metrics = LogMetrics(registry, health, clock)
     layout = Layout(settings.log_path)
+    witnesses = Witnesses(settings, layout)
     origin = settings.log_origin
     try:
         layout.create()
@@ -96,8 +98,12 @@ async def build(
     await events.record("service_started", {"origin": origin, "size": str(log.size)})
     await log.wait_integrated(log.size, _FIRST_CHECKPOINT_S)
     stack.push_async_callback(events.record, "service_stopped", {"origin": origin}, tries=2)
+    await witnesses.start(
+        stack, log=log, tiles=opened.tiles, registry=registry, health=health, clock=clock
+    )
     metrics.ready()
-    servicer = AuditServicer(origin, log, Reader(log, opened.tiles, opened.index, archive))
+    reader = Reader(log, opened.tiles, opened.index, archive, witnesses.newest)
+    servicer = AuditServicer(origin, log, reader)
     return Component(
         name="audit",
         services=(audit_service_pb2.DESCRIPTOR.services_by_name["AuditService"].full_name,),

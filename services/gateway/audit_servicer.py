@@ -103,7 +103,8 @@ class AuditReaderServicer(audit_reader_service_pb2_grpc.AuditReaderServiceServic
         """Return the newest signed checkpoint, as text."""
         with ShapedErrors(context):
             self._permit(request, context)
-            response = await self._audit.read("GetCheckpoint", audit_pb.GetCheckpointRequest())
+            asked = audit_pb.GetCheckpointRequest(witnessed=request.witnessed)
+            response = await self._audit.read("GetCheckpoint", asked)
             return httpbody_pb2.HttpBody(content_type=TEXT, data=response.checkpoint.encode())
 
     async def GetConsistencyProof(

@@ -26,7 +26,7 @@ from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from google.api import httpbody_pb2 as google_dot_api_dot_httpbody__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n,weaver/gateway/v1/audit_reader_service.proto\x12\x11weaver.gateway.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x19google/api/httpbody.proto\"\xa4\x01\n\x12ListRecordsRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07subject\x18\x02 \x01(\t\x12\x0e\n\x06tenant\x18\x03 \x01(\t\x12\x0c\n\x04type\x18\x04 \x03(\t\x12\x12\n\nstart_time\x18\x05 \x01(\t\x12\x10\n\x08\x65nd_time\x18\x06 \x01(\t\x12\x11\n\tpage_size\x18\x07 \x01(\x05\x12\x12\n\npage_token\x18\x08 \x01(\t\"!\n\x10GetRecordRequest\x12\r\n\x05index\x18\x01 \x01(\x04\"\"\n\x11GetReceiptRequest\x12\r\n\x05index\x18\x01 \x01(\x04\"\x16\n\x14GetCheckpointRequest\"E\n\x1aGetConsistencyProofRequest\x12\x12\n\nfirst_size\x18\x01 \x01(\x04\x12\x13\n\x0bsecond_size\x18\x02 \x01(\x04\"\x11\n\x0fListKeysRequest\"\x1e\n\x0eGetTileRequest\x12\x0c\n\x04path\x18\x01 \x01(\t\"(\n\x17GetCommitmentKeyRequest\x12\r\n\x05index\x18\x01 \x01(\x04\" \n\x0fGetTextsRequest\x12\r\n\x05index\x18\x01 \x01(\x04\x32\x80\x08\n\x12\x41uditReaderService\x12\x65\n\x0bListRecords\x12%.weaver.gateway.v1.ListRecordsRequest\x1a\x14.google.api.HttpBody\"\x19\x82\xd3\xe4\x93\x02\x13\x12\x11/v1/audit/records\x12i\n\tGetRecord\x12#.weaver.gateway.v1.GetRecordRequest\x1a\x14.google.api.HttpBody\"!\x82\xd3\xe4\x93\x02\x1b\x12\x19/v1/audit/records/{index}\x12s\n\nGetReceipt\x12$.weaver.gateway.v1.GetReceiptRequest\x1a\x14.google.api.HttpBody\")\x82\xd3\xe4\x93\x02#\x12!/v1/audit/records/{index}/receipt\x12l\n\rGetCheckpoint\x12\'.weaver.gateway.v1.GetCheckpointRequest\x1a\x14.google.api.HttpBody\"\x1c\x82\xd3\xe4\x93\x02\x16\x12\x14/v1/audit/checkpoint\x12y\n\x13GetConsistencyProof\x12-.weaver.gateway.v1.GetConsistencyProofRequest\x1a\x14.google.api.HttpBody\"\x1d\x82\xd3\xe4\x93\x02\x17\x12\x15/v1/audit/consistency\x12\\\n\x08ListKeys\x12\".weaver.gateway.v1.ListKeysRequest\x1a\x14.google.api.HttpBody\"\x16\x82\xd3\xe4\x93\x02\x10\x12\x0e/v1/audit/keys\x12\x64\n\x07GetTile\x12!.weaver.gateway.v1.GetTileRequest\x1a\x14.google.api.HttpBody\" \x82\xd3\xe4\x93\x02\x1a\x12\x18/v1/audit/tile/{path=**}\x12\x86\x01\n\x10GetCommitmentKey\x12*.weaver.gateway.v1.GetCommitmentKeyRequest\x1a\x14.google.api.HttpBody\"0\x82\xd3\xe4\x93\x02*\x12(/v1/audit/records/{index}/commitment_key\x12m\n\x08GetTexts\x12\".weaver.gateway.v1.GetTextsRequest\x1a\x14.google.api.HttpBody\"\'\x82\xd3\xe4\x93\x02!\x12\x1f/v1/audit/records/{index}/textsb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n,weaver/gateway/v1/audit_reader_service.proto\x12\x11weaver.gateway.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x19google/api/httpbody.proto\"\xa4\x01\n\x12ListRecordsRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07subject\x18\x02 \x01(\t\x12\x0e\n\x06tenant\x18\x03 \x01(\t\x12\x0c\n\x04type\x18\x04 \x03(\t\x12\x12\n\nstart_time\x18\x05 \x01(\t\x12\x10\n\x08\x65nd_time\x18\x06 \x01(\t\x12\x11\n\tpage_size\x18\x07 \x01(\x05\x12\x12\n\npage_token\x18\x08 \x01(\t\"!\n\x10GetRecordRequest\x12\r\n\x05index\x18\x01 \x01(\x04\"\"\n\x11GetReceiptRequest\x12\r\n\x05index\x18\x01 \x01(\x04\")\n\x14GetCheckpointRequest\x12\x11\n\twitnessed\x18\x01 \x01(\x08\"E\n\x1aGetConsistencyProofRequest\x12\x12\n\nfirst_size\x18\x01 \x01(\x04\x12\x13\n\x0bsecond_size\x18\x02 \x01(\x04\"\x11\n\x0fListKeysRequest\"\x1e\n\x0eGetTileRequest\x12\x0c\n\x04path\x18\x01 \x01(\t\"(\n\x17GetCommitmentKeyRequest\x12\r\n\x05index\x18\x01 \x01(\x04\" \n\x0fGetTextsRequest\x12\r\n\x05index\x18\x01 \x01(\x04\x32\x80\x08\n\x12\x41uditReaderService\x12\x65\n\x0bListRecords\x12%.weaver.gateway.v1.ListRecordsRequest\x1a\x14.google.api.HttpBody\"\x19\x82\xd3\xe4\x93\x02\x13\x12\x11/v1/audit/records\x12i\n\tGetRecord\x12#.weaver.gateway.v1.GetRecordRequest\x1a\x14.google.api.HttpBody\"!\x82\xd3\xe4\x93\x02\x1b\x12\x19/v1/audit/records/{index}\x12s\n\nGetReceipt\x12$.weaver.gateway.v1.GetReceiptRequest\x1a\x14.google.api.HttpBody\")\x82\xd3\xe4\x93\x02#\x12!/v1/audit/records/{index}/receipt\x12l\n\rGetCheckpoint\x12\'.weaver.gateway.v1.GetCheckpointRequest\x1a\x14.google.api.HttpBody\"\x1c\x82\xd3\xe4\x93\x02\x16\x12\x14/v1/audit/checkpoint\x12y\n\x13GetConsistencyProof\x12-.weaver.gateway.v1.GetConsistencyProofRequest\x1a\x14.google.api.HttpBody\"\x1d\x82\xd3\xe4\x93\x02\x17\x12\x15/v1/audit/consistency\x12\\\n\x08ListKeys\x12\".weaver.gateway.v1.ListKeysRequest\x1a\x14.google.api.HttpBody\"\x16\x82\xd3\xe4\x93\x02\x10\x12\x0e/v1/audit/keys\x12\x64\n\x07GetTile\x12!.weaver.gateway.v1.GetTileRequest\x1a\x14.google.api.HttpBody\" \x82\xd3\xe4\x93\x02\x1a\x12\x18/v1/audit/tile/{path=**}\x12\x86\x01\n\x10GetCommitmentKey\x12*.weaver.gateway.v1.GetCommitmentKeyRequest\x1a\x14.google.api.HttpBody\"0\x82\xd3\xe4\x93\x02*\x12(/v1/audit/records/{index}/commitment_key\x12m\n\x08GetTexts\x12\".weaver.gateway.v1.GetTextsRequest\x1a\x14.google.api.HttpBody\"\'\x82\xd3\xe4\x93\x02!\x12\x1f/v1/audit/records/{index}/textsb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -58,17 +58,17 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETRECEIPTREQUEST']._serialized_start=326
   _globals['_GETRECEIPTREQUEST']._serialized_end=360
   _globals['_GETCHECKPOINTREQUEST']._serialized_start=362
-  _globals['_GETCHECKPOINTREQUEST']._serialized_end=384
-  _globals['_GETCONSISTENCYPROOFREQUEST']._serialized_start=386
-  _globals['_GETCONSISTENCYPROOFREQUEST']._serialized_end=455
-  _globals['_LISTKEYSREQUEST']._serialized_start=457
-  _globals['_LISTKEYSREQUEST']._serialized_end=474
-  _globals['_GETTILEREQUEST']._serialized_start=476
-  _globals['_GETTILEREQUEST']._serialized_end=506
-  _globals['_GETCOMMITMENTKEYREQUEST']._serialized_start=508
-  _globals['_GETCOMMITMENTKEYREQUEST']._serialized_end=548
-  _globals['_GETTEXTSREQUEST']._serialized_start=550
-  _globals['_GETTEXTSREQUEST']._serialized_end=582
-  _globals['_AUDITREADERSERVICE']._serialized_start=585
-  _globals['_AUDITREADERSERVICE']._serialized_end=1609
+  _globals['_GETCHECKPOINTREQUEST']._serialized_end=403
+  _globals['_GETCONSISTENCYPROOFREQUEST']._serialized_start=405
+  _globals['_GETCONSISTENCYPROOFREQUEST']._serialized_end=474
+  _globals['_LISTKEYSREQUEST']._serialized_start=476
+  _globals['_LISTKEYSREQUEST']._serialized_end=493
+  _globals['_GETTILEREQUEST']._serialized_start=495
+  _globals['_GETTILEREQUEST']._serialized_end=525
+  _globals['_GETCOMMITMENTKEYREQUEST']._serialized_start=527
+  _globals['_GETCOMMITMENTKEYREQUEST']._serialized_end=567
+  _globals['_GETTEXTSREQUEST']._serialized_start=569
+  _globals['_GETTEXTSREQUEST']._serialized_end=601
+  _globals['_AUDITREADERSERVICE']._serialized_start=604
+  _globals['_AUDITREADERSERVICE']._serialized_end=1628
 # @@protoc_insertion_point(module_scope)
