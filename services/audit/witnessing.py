@@ -156,6 +156,7 @@ class Witnessing:
         self._observer = observer
         self._interval_s = interval_s
         self._round: _Round | None = None
+        self._quorum_size = 0
         self._keeping = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -293,7 +294,8 @@ class Witnessing:
                 return
         if met:
             round_.quorum.set()
-            self._observer.quorum_reached(size)
+            self._quorum_size = max(self._quorum_size, size)
+            self._observer.quorum_reached(self._quorum_size)
 
     def _failed(self, state: _State, failure: WitnessFailure) -> None:
         backoff = min(_MAX_BACKOFF_S, _FIRST_BACKOFF_S * 2 ** min(state.failures, 16))
