@@ -8,7 +8,7 @@ import asyncio
 import enum
 import os
 import socket
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -184,10 +184,28 @@ async def _renew(settings: CommonSettings) -> None:
             _log.info("certificates renewed", names=made)
 
 
+class _ByName:
+    """Registers servicers so that their methods are found by name, when they are called.
+
+    Generated code also registers each method with the core. `grpc.aio` then waits for all of them
+    anew with every call, one future a method: what a call costs would grow with the contract.
+
+    Args:
+        server: gRPC's.
+    """
+
+    def __init__(self, server: grpc.aio.Server) -> None:
+        self.add_generic_rpc_handlers = server.add_generic_rpc_handlers
+
+    def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Any]) -> None:
+        """Leave it at the generic handlers, which know the same methods."""
+
+
 def _register(component: Component, server: Any, settings: CommonSettings) -> None:  # noqa: ANN401
-    component.register(server)
+    by_name: Any = _ByName(server)
+    component.register(by_name)
     health_pb2_grpc.add_HealthServicer_to_server(
-        HealthServicer(component.health, component.services), server
+        HealthServicer(component.health, component.services), by_name
     )
     if settings.environment == "development":
         names = (*component.services, HEALTH, reflection.SERVICE_NAME)

@@ -258,3 +258,10 @@ async def test_without_mutual_tls_names_are_claimed_and_a_warning_says_so(tmp_pa
         with pytest.raises(Unavailable):
             await call(suite.stub(handle.addresses[0], own="model").Peek, PEEK, timeout_s=5)
         assert not suite.settings.tls_path.exists()
+
+
+async def test_what_a_call_costs_does_not_grow_with_the_contract(suite: Suite) -> None:
+    """`grpc.aio` waits with every call for one future per method that the core knows."""
+    await suite.serve()
+    waiting = [task for task in asyncio.all_tasks() if "registered" in repr(task.get_coro())]
+    assert len(waiting) <= 1, waiting
