@@ -84,7 +84,7 @@ def suite(topology: str, extra: dict[str, str]) -> Iterator[Running]:
             env=environment(Path(state), extra),
             cwd=ROOT,
             stdout=subprocess.PIPE,
-            stderr=open("/tmp/sp/said.log","w"),
+            stderr=said.open("w"),
             text=True,
         )
         assert process.stdout is not None  # noqa: S101 - it is a pipe
