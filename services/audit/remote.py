@@ -11,7 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import msgspec
 
 from services.audit.archive import ArchivedKey, KeyArchive
-from services.audit.inventory import CHECKPOINT, file_name, max_size
+from services.audit.inventory import CHECKPOINT, WITNESSED, file_name, max_size
 from services.audit.merkle import TILE_WIDTH
 from services.audit.note import MAX_NOTE_SIZE, NoteError, parse_verifier_key
 from services.audit.tiles import ENTRIES, Tile, tile_at
@@ -74,6 +74,15 @@ class RemoteLog:
         if data is None:
             raise FileNotFoundError(f"{self._client.url}: the checkpoint is gone")
         return data
+
+    def witnessed(self) -> bytes | None:
+        """Return the newest checkpoint that witnesses cosigned; None when there is none.
+
+        Raises:
+            WebError: the server does not answer.
+        """
+        name = f"{CHECKPOINT}?witnessed=true" if self.is_service else WITNESSED
+        return self._client.get(f"{self._root}/{name}", MAX_NOTE_SIZE)
 
     def files(self, size: int) -> "RemoteFiles":
         """Return the files that a log of a size has."""

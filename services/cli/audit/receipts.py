@@ -10,7 +10,8 @@ from services.audit.archive import ArchiveError
 from services.audit.note import NoteError
 from services.audit.receipt import parse_receipt, verify_receipt
 from services.audit.signatures import load_keys
-from services.cli.audit.options import LogOption, reading, usage
+from services.cli.audit.options import LogOption, console, reading, usage
+from services.cli.audit.vouching import PolicyFile, Vouching
 
 app = typer.Typer()
 
@@ -46,6 +47,7 @@ def verify_receipt_command(
     proof: Annotated[
         Path | None, typer.Option(help="The proof. Default: the record's name and .tlog-proof.")
     ] = None,
+    policy: PolicyFile = None,
 ) -> None:
     """Check a receipt with nothing but a public key."""
     proof = proof or record.with_name(f"{record.name}.tlog-proof")
@@ -65,3 +67,7 @@ def verify_receipt_command(
         f"proven: record {receipt.index} of {checkpoint.origin}, in the tree of "
         f"{checkpoint.size} records, signed with {names}\n"
     )
+    if policy is not None:
+        vouching = Vouching(policy, [receipt.checkpoint])
+        vouching.print(console(), checkpoint.size)
+        raise typer.Exit(0 if vouching.good else 1)

@@ -31,6 +31,7 @@ from services.cli.audit.options import (
     usage,
 )
 from services.cli.audit.places import CAFile, is_address, remembered, remote_log
+from services.cli.audit.vouching import PolicyFile, vouching_of
 
 app = typer.Typer()
 
@@ -80,6 +81,7 @@ def verify_command(  # noqa: PLR0913, PLR0917 - each is an option
     keys: KeysFile = None,
     since: Since = None,
     ca: CAFile = None,
+    policy: PolicyFile = None,
     remember: Remember = True,  # noqa: FBT002 - a flag
     as_json: AsJSON = False,  # noqa: FBT002 - a flag
 ) -> None:
@@ -95,11 +97,16 @@ def verify_command(  # noqa: PLR0913, PLR0917 - each is an option
         else:
             task = _at_address(str(target), log, keys)
         report = _verify(task, since, remembered() if remember else None, as_json=as_json)
+    vouching = None if policy is None else vouching_of(policy, report, task.history)
     if as_json:
-        sys.stdout.write(json.dumps({**report.document(), "keys": task.keys_name}) + "\n")
+        document = {**report.document(), "keys": task.keys_name}
+        document |= {} if vouching is None else {"vouching": vouching.document()}
+        sys.stdout.write(json.dumps(document) + "\n")
     else:
+        if vouching is not None:
+            vouching.print(console(), report.size)
         _print_report(report, task)
-    raise typer.Exit(0 if report.good else 1)
+    raise typer.Exit(0 if report.good and (vouching is None or vouching.good) else 1)
 
 
 def _in_directory(log: Path, keys: Path | None, *, as_json: bool) -> _Task:
@@ -124,7 +131,12 @@ def _at_address(url: str, log: RemoteLog, keys: Path | None) -> _Task:
     except ArchiveError as error:
         usage(str(error))
     name = f"those that {url} names" if keys is None else str(keys)
-    return _Task(url, log, trusted, name, keys is not None, [])
+    try:
+        witnessed = log.witnessed()
+        history = [] if witnessed is None else [parse_signed_checkpoint(witnessed)]
+    except NoteError as error:
+        usage(f"{url}: the checkpoint that witnesses cosigned is no checkpoint: {error}")
+    return _Task(url, log, trusted, name, keys is not None, history)
 
 
 def _verify(task: _Task, since: str | None, memory: Remembered | None, *, as_json: bool) -> Report:
