@@ -10,14 +10,16 @@ import sqlite3
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 import msgspec
 
+from services.audit.merkle import TILE_WIDTH
 from services.audit.ports import Entry
 from services.audit.record import Principal, Summary, summarise
 
-_VERSION = 1
+_VERSION = 2
 _SCHEMA = """
 PRAGMA journal_mode = WAL;
 PRAGMA synchronous = NORMAL;
@@ -33,14 +35,21 @@ CREATE TABLE IF NOT EXISTS records (
 CREATE INDEX IF NOT EXISTS by_request ON records (request_id) WHERE request_id IS NOT NULL;
 CREATE INDEX IF NOT EXISTS by_principal ON records (principal) WHERE principal IS NOT NULL;
 CREATE INDEX IF NOT EXISTS by_type ON records (type);
-CREATE INDEX IF NOT EXISTS by_time ON records (time);
+CREATE TABLE IF NOT EXISTS spans (
+    bundle INTEGER PRIMARY KEY, first TEXT NOT NULL, last TEXT NOT NULL
+);
 """
 _INSERT = """
 INSERT INTO records
 SELECT value->>0, value->>1, value->>2, value->>3, value->>4 FROM json_each(?)
 """
+_SPAN = """
+INSERT INTO spans VALUES (?, ?, ?) ON CONFLICT (bundle)
+DO UPDATE SET first = min(first, excluded.first), last = max(last, excluded.last)
+"""
 _CHUNK = 256
 _MAX_KNOWN_PRINCIPALS = 10_000
+_AFTER_ANY_TIME = "\x7f"
 
 
 @dataclass(frozen=True)
@@ -98,6 +107,9 @@ class Index:
                 self._database.execute("BEGIN IMMEDIATE")
                 rows = [self._row(i, summarise(entry)) for i, entry in enumerate(entries, first)]
                 self._database.execute(_INSERT, (msgspec.json.encode(rows).decode(),))
+                for bundle, group in groupby(rows, lambda row: row[0] // TILE_WIDTH):
+                    times = [row[4] for row in group]
+                    self._database.execute(_SPAN, (bundle, min(times), max(times)))
         except (sqlite3.Error, ValueError):
             self._principals.clear()  # Their numbers were taken back.
             raise
@@ -116,12 +128,29 @@ class Index:
         if after is not None:
             conditions.append("record > ?" if ascending else "record < ?")
             values.append(after)
+        if wanted.start_time or wanted.end_time:
+            first, end = self._range(wanted)
+            conditions.append("record >= ? AND record < ?")
+            values += [first, end]
         where = f"WHERE {' AND '.join(conditions)}" if conditions else ""
         order = "ASC" if ascending else "DESC"
         query = f"SELECT record FROM records {where} ORDER BY record {order} LIMIT ?"  # noqa: S608 - conditions are ours
         with self._lock:
             rows = self._database.execute(query, [*values, limit]).fetchall()
         return [row[0] for row in rows]
+
+    def _range(self, wanted: Filter) -> tuple[int, int]:
+        """Return between which records all of a span of time lie.
+
+        Records come nearly in the order of their times, so that this leaves little to look at,
+        and any order is right.
+        """
+        with self._lock:
+            low, high = self._database.execute(
+                "SELECT min(bundle), max(bundle) FROM spans WHERE last >= ? AND first < ?",
+                (wanted.start_time, wanted.end_time or _AFTER_ANY_TIME),
+            ).fetchone()
+        return (0, 0) if low is None else (low * TILE_WIDTH, (high + 1) * TILE_WIDTH)
 
     def reset(self) -> None:
         """Forget everything, so that it can be made anew from the log."""
