@@ -6,7 +6,6 @@ promises back.
 """
 
 import asyncio
-import contextlib
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from services.common.clock import Clock
 from services.common.errors import AlreadyExists, ResourceExhausted, Unavailable
 
 _MAX_GROUP = 4_096
+_MAX_GROUP_BYTES = 8 << 20
 _QUEUE_FULL_RETRY_S = 0.1
 
 
@@ -29,26 +29,33 @@ class Limits:
 
     Attributes:
         max_pending: records that wait to become durable, at most.
+        max_pending_bytes: and their size, at most; a batch alone may be larger.
         max_behind: durable records that wait to enter the tree; beyond it commits wait for the
             tree, which bounds its lag and the memory that it takes.
+        max_behind_bytes: and their size.
         checkpoint_interval_s: how long the first record waits for its checkpoint.
         retry_s: how often a disk that refuses is tried again.
         roll_s: how long records may stay in the write-ahead log once the tree has them.
         close_s: how long the end waits for the tree; what it misses, the next start integrates.
+        stall_s: how long the disk may take for one group before the log counts as unhealthy.
     """
 
     max_pending: int = 16_384
+    max_pending_bytes: int = 64 << 20
     max_behind: int = 8_192
+    max_behind_bytes: int = 32 << 20
     checkpoint_interval_s: float = 0.25
     retry_s: float = 0.5
     roll_s: float = 60.0
     close_s: float = 8.0
+    stall_s: float = 5.0
 
 
 class _Batch(NamedTuple):
     entries: Sequence[Entry]
     future: asyncio.Future[list[int]]
     arrived: float
+    size: int
 
 
 class _Group(NamedTuple):
@@ -94,6 +101,7 @@ class GroupCommit:
         self._durable = wal.durable
         self._pending: deque[_Batch] = deque()
         self._pending_records = 0
+        self._pending_bytes = 0
         self._running: asyncio.Task[None] | None = None
         self._worker = Worker("audit-commit")
         self.failed = False
@@ -109,13 +117,18 @@ class GroupCommit:
         if self.failed:
             self._observer.refused("AUDIT_UNAVAILABLE", len(entries))
             raise self._unavailable()
-        if self._pending_records + len(entries) > self._limits.max_pending:
+        size = sum([len(entry.data) for entry in entries])
+        if self._pending and (
+            self._pending_records + len(entries) > self._limits.max_pending
+            or self._pending_bytes + size > self._limits.max_pending_bytes
+        ):
             self._observer.refused("QUEUE_FULL", len(entries))
             msg = "Too many records are waiting to become durable; try again."
             raise ResourceExhausted(msg, reason="QUEUE_FULL", retry_after_s=_QUEUE_FULL_RETRY_S)
         future: asyncio.Future[list[int]] = asyncio.get_running_loop().create_future()
-        self._pending.append(_Batch(entries, future, self._clock.monotonic()))
+        self._pending.append(_Batch(entries, future, self._clock.monotonic(), size))
         self._pending_records += len(entries)
+        self._pending_bytes += size
         self._observer.queued(self._pending_records)
         if self._running is None:
             self._running = asyncio.create_task(self._run())
@@ -150,8 +163,7 @@ class GroupCommit:
                 group = self._gather()
                 try:
                     if group.entries:
-                        frames = _frames(group)
-                        await self._in_thread(lambda frames=frames: self._wal.commit(frames))  # type: ignore[misc]
+                        await self._write(_frames(group))
                 except Exception as error:  # noqa: BLE001 - whatever it is, nothing is durable
                     self._fail(group, error)
                     await self._recover()
@@ -160,18 +172,34 @@ class GroupCommit:
         finally:
             self._running = None
 
+    async def _write(self, frames: list[list[Item]]) -> None:
+        """Write a group; a disk that does not even answer makes the log unhealthy meanwhile."""
+        late = TimeoutError(f"no answer within {self._limits.stall_s:g} s")
+        alarm = asyncio.get_running_loop().call_later(
+            self._limits.stall_s, self._observer.disk_failed, "stall", late
+        )
+        try:
+            await self._in_thread(lambda: self._wal.commit(frames))
+        finally:
+            alarm.cancel()
+            if alarm.when() <= asyncio.get_running_loop().time():
+                self._observer.disk_recovered("stall")
+
     def _gather(self) -> _Group:
         group = _Group(self._durable, [], [])
-        while self._pending and len(group.entries) < _MAX_GROUP:
+        size = 0
+        while self._pending and len(group.entries) < _MAX_GROUP and size < _MAX_GROUP_BYTES:
             batch = self._pending.popleft()
             self._pending_records -= len(batch.entries)
+            self._pending_bytes -= batch.size
+            size += batch.size
             start = len(group.entries)
             try:
                 group.batches.append(
                     (batch, [self._place(group, entry) for entry in batch.entries])
                 )
             except AlreadyExists as error:
-                self._deduplication.take_back(group.first + start, group.first + len(group.entries))
+                self._deduplication.take_back(group.first + start)
                 del group.entries[start:]
                 self._observer.refused(error.reason, len(batch.entries))
                 if not batch.future.done():
@@ -190,6 +218,7 @@ class GroupCommit:
     def _acknowledge(self, group: _Group) -> None:
         if group.entries:
             self._durable += len(group.entries)
+            self._deduplication.settle()
             self._on_durable(group.entries)
         now = self._clock.monotonic()
         for batch, indexes in group.batches:
@@ -199,12 +228,12 @@ class GroupCommit:
 
     def _fail(self, group: _Group, error: Exception) -> None:
         """Tell everyone who waits that nothing of theirs is durable."""
-        self._deduplication.take_back(group.first, group.first + len(group.entries))
+        self._deduplication.take_back(group.first)
         self.failed = True
         self._observer.disk_failed("commit", error)
         waiting = [batch for batch, _ in group.batches] + list(self._pending)
         self._pending.clear()
-        self._pending_records = 0
+        self._pending_records = self._pending_bytes = 0
         self._observer.queued(0)
         for batch in waiting:
             self._observer.refused("AUDIT_UNAVAILABLE", len(batch.entries))
@@ -214,8 +243,11 @@ class GroupCommit:
     async def _recover(self) -> None:
         while self.failed:
             await asyncio.sleep(self._limits.retry_s)
-            with contextlib.suppress(OSError):
+            try:
                 await self._in_thread(self._wal.recover)
+            except Exception as error:  # noqa: BLE001 - as long as it lasts, nothing is taken
+                self._observer.disk_failed("commit", error)
+            else:
                 self.failed = False
                 self._observer.disk_recovered("commit")
 

@@ -1,50 +1,87 @@
-"""Which records are in the log already, over a window of the newest ones.
+"""Which records are in the log already.
 
 An append that is retried after a lost reply finds the index of the first time; the same id with
-other content is a conflict. The window is a number of records. An id from before the window is
-refused when its instance and boot have moved past it: better a refusal than a second copy.
+other content is a conflict. Ids and contents are remembered over a window of the newest records of
+each peer, so that no peer can push another's out of it. Of ids from before the window it is known,
+exactly, which were used: such a record is refused, since whether it is the same can no longer be
+told; one that never came is new, however late it is.
+
+What bounds the memory: the window of each peer; the gaps that one boot of an instance leaves, of
+which the lowest is closed when there are too many; and the boots that have nothing in the window,
+of which the one that was idle longest is forgotten.
 """
 
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Iterable, Iterator
+
+import msgspec
 
 from services.audit.record import RecordId
+from services.audit.seen import Intervals
 from services.common.errors import AlreadyExists
 
 WINDOW = 100_000
-_MAX_STREAMS = 10_000
+MAX_GAPS = 1_024
+MAX_BOOTS = 16_384
+MAX_INTERVALS = 4 * MAX_BOOTS
+_INDEX_SIZE = 8
+_HASH_SIZE = 32
+_DENSE = 4
+
+_Boot = tuple[str, int]
+"""An instance and its epoch."""
+
+
+class Snapshot(msgspec.Struct, array_like=True):
+    """What must outlive a restart; the records themselves are read from the log.
+
+    Attributes:
+        size: the log's, when it was taken.
+        boots: instance, epoch, and the sequence numbers from before the window, as intervals.
+        ranges: where the records of the windows lie: first index and the one after the last.
+    """
+
+    size: int
+    boots: list[tuple[str, int, list[int]]]
+    ranges: list[tuple[int, int]]
 
 
 class _Stream:
     """The ids of one boot of one instance."""
 
-    __slots__ = ("floor", "indexes")
+    __slots__ = ("boot", "old", "places")
 
-    def __init__(self, floor: int) -> None:
-        """Refuse what is at or below the floor and not in the window."""
-        self.floor = floor
-        self.indexes: dict[int, int] = {}
+    def __init__(self, boot: _Boot, old: Intervals) -> None:
+        """`old` are the sequence numbers from before the window."""
+        self.boot = boot
+        self.old = old
+        self.places: dict[int, bytes] = {}
+        """Leaf hash and index of each sequence number in the window."""
+
+
+class _Peer:
+    """The window of one peer, and the boots that have nothing in it, longest idle first."""
+
+    __slots__ = ("idle", "intervals", "window")
+
+    def __init__(self) -> None:
+        self.window: deque[tuple[_Stream, int]] = deque()
+        self.idle: dict[_Boot, None] = {}
+        self.intervals = 0
 
 
 class Deduplication:
-    """Finds records by id among the newest ones.
+    """Finds records by id.
 
     Args:
-        window: how many records it remembers.
+        window: how many records of each peer it remembers.
     """
 
     def __init__(self, window: int = WINDOW) -> None:
         """See the class."""
         self._window = window
-        self._slots: list[tuple[_Stream, int, bytes] | None] = [None] * window
-        self._streams: dict[tuple[str, int], _Stream] = {}
-
-    def seed(self, first: int, records: Iterable[tuple[RecordId, bytes]]) -> None:
-        """Take the newest records of a log, from an index on, with their leaf hashes."""
-        for index, (record_id, leaf) in enumerate(records, first):
-            stream = (record_id.instance, record_id.epoch)
-            if first and stream not in self._streams:
-                self._streams[stream] = _Stream(record_id.sequence - 1)
-            self.add(record_id, index, leaf)
+        self._streams: dict[_Boot, _Stream] = {}
+        self._peers: dict[str, _Peer] = {}
 
     def find(self, record_id: RecordId, leaf: bytes) -> int | None:
         """Return the index of a record that is in the log; None when it is new.
@@ -55,43 +92,142 @@ class Deduplication:
         stream = self._streams.get((record_id.instance, record_id.epoch))
         if stream is None:
             return None
-        index = stream.indexes.get(record_id.sequence)
-        if index is None:
-            if record_id.sequence <= stream.floor:
-                msg = f"The record id {record_id} is older than the last {self._window} records."
+        place = stream.places.get(record_id.sequence)
+        if place is None:
+            if record_id.sequence in stream.old:
+                msg = (
+                    f"The record {record_id} came before, earlier than the newest {self._window} "
+                    f"of its peer; whether this is the same can no longer be told."
+                )
                 raise AlreadyExists(msg)
             return None
-        slot = self._slots[index % self._window]
-        if slot is None or slot[2] != leaf:
+        if place[:_HASH_SIZE] != leaf:
             msg = f"The record id {record_id} was used before with other content."
             raise AlreadyExists(msg)
-        return index
+        return _index(place)
 
     def add(self, record_id: RecordId, index: int, leaf: bytes) -> None:
-        """Remember a record; the one that leaves the window is forgotten."""
-        key = (record_id.instance, record_id.epoch)
-        stream = self._streams.get(key)
+        """Remember a record; nothing is forgotten before `settle`."""
+        boot = (record_id.instance, record_id.epoch)
+        peer = self._peer(record_id.instance)
+        stream = self._streams.get(boot)
         if stream is None:
-            self._forget_streams()
-            stream = self._streams[key] = _Stream(0)
-        position = index % self._window
-        old = self._slots[position]
-        if old is not None:
-            old[0].indexes.pop(old[1], None)
-            old[0].floor = max(old[0].floor, old[1])
-        stream.indexes[record_id.sequence] = index
-        self._slots[position] = (stream, record_id.sequence, leaf)
+            stream = self._streams[boot] = _Stream(boot, Intervals())
+        elif not stream.places:
+            peer.idle.pop(boot, None)
+        stream.places[record_id.sequence] = leaf + index.to_bytes(_INDEX_SIZE, "big")
+        peer.window.append((stream, record_id.sequence))
 
-    def take_back(self, first: int, end: int) -> None:
-        """Forget the records with these indexes, since they did not become durable."""
-        for index in range(first, end):
-            slot = self._slots[index % self._window]
-            if slot is not None and slot[0].indexes.get(slot[1]) == index:
-                del slot[0].indexes[slot[1]]
-                self._slots[index % self._window] = None
+    def take_back(self, first: int) -> None:
+        """Forget the records from an index on, since they did not become durable."""
+        for peer in self._peers.values():
+            while peer.window:
+                stream, sequence = peer.window[-1]
+                if _index(stream.places[sequence]) < first:
+                    break
+                peer.window.pop()
+                del stream.places[sequence]
+                if not stream.places:
+                    self._rest(peer, stream)
 
-    def _forget_streams(self) -> None:
-        if len(self._streams) < _MAX_STREAMS:
+    def settle(self) -> None:
+        """Forget what has left the windows, now that what was added is durable."""
+        for peer in self._peers.values():
+            while len(peer.window) > self._window:
+                stream, sequence = peer.window.popleft()
+                del stream.places[sequence]
+                peer.intervals -= len(stream.old)
+                stream.old.add(sequence)
+                if len(stream.old) > MAX_GAPS:
+                    stream.old.close_lowest_gap()
+                peer.intervals += len(stream.old)
+                if not stream.places:
+                    self._rest(peer, stream)
+
+    def newest_epoch(self, instance: str) -> int:
+        """Return the newest epoch of an instance that is remembered; 0 for none."""
+        return max((epoch for name, epoch in self._streams if name == instance), default=0)
+
+    def snapshot(self, size: int) -> Snapshot:
+        """Return what must outlive a restart, of the records before an index."""
+        boots = [(*boot, stream.old.pairs) for boot, stream in self._streams.items() if stream.old]
+        ranges = [bounds for peer in self._peers.values() for bounds in _ranges(peer.window, size)]
+        return Snapshot(size, boots, _merged(ranges))
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Begin with what a snapshot holds; the records of its windows are to be seeded."""
+        for instance, epoch, pairs in snapshot.boots:
+            stream = _Stream((instance, epoch), Intervals(pairs))
+            self._streams[stream.boot] = stream
+            peer = self._peer(instance)
+            peer.intervals += len(stream.old)
+            peer.idle[stream.boot] = None
+
+    def seed(self, records: Iterable[tuple[int, RecordId, bytes]], *, whole: bool = True) -> None:
+        """Take records of the log, with their indexes and leaf hashes, oldest first.
+
+        Args:
+            records: what to remember.
+            whole: False when it is not known what came before: then whatever came before the
+                first record of a boot is taken as seen, since a refusal is better than a second
+                copy.
+        """
+        for index, record_id, leaf in records:
+            boot = (record_id.instance, record_id.epoch)
+            stream = self._streams.get(boot)
+            if stream is None and not whole and record_id.sequence > 1:
+                old = Intervals((1, record_id.sequence - 1))
+                stream = self._streams[boot] = _Stream(boot, old)
+                self._peer(record_id.instance).intervals += 1
+            if stream is None or record_id.sequence not in stream.old:
+                self.add(record_id, index, leaf)
+                self.settle()
+
+    def _peer(self, instance: str) -> _Peer:
+        name = instance.partition("-")[0]
+        peer = self._peers.get(name)
+        if peer is None:
+            peer = self._peers[name] = _Peer()
+        return peer
+
+    def _rest(self, peer: _Peer, stream: _Stream) -> None:
+        """Keep a boot that has nothing in the window, as long as there is room."""
+        if not stream.old:
+            del self._streams[stream.boot]
             return
-        for key in [key for key, stream in self._streams.items() if not stream.indexes]:
-            del self._streams[key]
+        peer.idle[stream.boot] = None
+        while len(peer.idle) > MAX_BOOTS or (peer.intervals > MAX_INTERVALS and peer.idle):
+            oldest = next(iter(peer.idle))
+            del peer.idle[oldest]
+            peer.intervals -= len(self._streams.pop(oldest).old)
+
+
+def _index(place: bytes) -> int:
+    return int.from_bytes(place[_HASH_SIZE:], "big")
+
+
+def _ranges(window: Iterable[tuple[_Stream, int]], size: int) -> Iterator[tuple[int, int]]:
+    """Yield where the records of a window lie; in one piece where they lie close together."""
+    places = list(window)
+    if not places:
+        return
+    stream, sequence = places[0]
+    first = _index(stream.places[sequence])
+    if size - first <= _DENSE * len(places):
+        yield first, size
+        return
+    for stream, sequence in places:
+        index = _index(stream.places[sequence])
+        if index < size:
+            yield index, index + 1
+
+
+def _merged(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return ranges in order, those that touch as one."""
+    merged: list[tuple[int, int]] = []
+    for first, end in sorted(ranges):
+        if merged and first <= merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
+        else:
+            merged.append((first, end))
+    return merged

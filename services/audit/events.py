@@ -32,14 +32,15 @@ class OwnEvents:
         log: the log.
         instance: the name of this service's instance; begins with `audit`.
         clock: for the records' times and the epoch.
+        after: the epoch of an earlier boot; this one's is newer, whatever the clock says.
     """
 
-    def __init__(self, log: Log, instance: str, clock: Clock) -> None:
+    def __init__(self, log: Log, instance: str, clock: Clock, *, after: int = 0) -> None:
         """See the class."""
         self._log = log
         self._instance = instance
         self._clock = clock
-        self._epoch = int(clock.time() * 1000)
+        self._epoch = max(int(clock.time() * 1000), after + 1)
         self._sequence = 0
         self._turn = asyncio.Lock()
 

@@ -38,6 +38,7 @@ class Layout:
         self.side_store = self.log.with_name(f"{self.log.name}.secrets")
         self.index = self.private / "index.db"
         self.accepted = self.private / "accepted"
+        self.identities = self.private / "identities"
         self.history = self.private / "checkpoints.jsonl"
 
     def create(self) -> None:

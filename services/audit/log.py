@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from services.audit.checkpoint import SignedCheckpoint
 from services.audit.commit import GroupCommit, Limits
-from services.audit.deduplication import Deduplication
+from services.audit.deduplication import Deduplication, Snapshot
 from services.audit.integration import Integrator
 from services.audit.ports import Entry, LogObserver, Store
 from services.audit.wal import WriteAheadLog
@@ -23,6 +23,7 @@ from services.common.clock import Clock
 from services.common.errors import Unavailable
 
 _MAX_INTEGRATION = 16_384
+_REMEMBER_EVERY = 50_000
 
 
 class Log:
@@ -34,6 +35,7 @@ class Log:
         deduplication: what the newest records are.
         stores: what is kept beside the log; they follow the tree.
         accept: is called in a thread with each published checkpoint.
+        remember: is called in a thread, now and then, with what deduplication must not forget.
         checkpoint: the newest published checkpoint.
         behind: the durable records that the tree does not have yet.
         clock: for durations.
@@ -49,6 +51,7 @@ class Log:
         deduplication: Deduplication,
         stores: Sequence[Store],
         accept: Callable[[SignedCheckpoint], None],
+        remember: Callable[[Snapshot], None],
         checkpoint: SignedCheckpoint | None,
         behind: Sequence[Entry],
         clock: Clock,
@@ -68,10 +71,14 @@ class Log:
         self._integrator = integrator
         self._stores = stores
         self._accept = accept
+        self._remember = remember
+        self._deduplication = deduplication
+        self._remembered = integrator.size
         self._observer = observer
         self._limits = limits
         self._integrated = integrator.size
         self._behind: deque[Entry] = deque(behind)
+        self._behind_bytes = _size(behind)
         self._failed = False
         self._closing = False
         self._untrimmed = True
@@ -153,6 +160,7 @@ class Log:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
         await self._trim(roll=True)
+        await self._write_identities()
         self._thread.shutdown()
         await self._commit.close()
 
@@ -164,13 +172,17 @@ class Log:
 
     def _on_durable(self, entries: Sequence[Entry]) -> None:
         self._behind.extend(entries)
+        self._behind_bytes += _size(entries)
         self._untrimmed = True
         self._observer.grew(self.size)
         self._work.set()
 
     async def _room(self) -> None:
         """Wait while the tree is too far behind; not for one that cannot go on."""
-        while len(self._behind) > self._limits.max_behind and not self._failed:
+        while not self._failed and (
+            len(self._behind) > self._limits.max_behind
+            or self._behind_bytes > self._limits.max_behind_bytes
+        ):
             self._hurry.set()
             await self._progress.wait()
 
@@ -194,10 +206,11 @@ class Log:
                 self._observer.disk_recovered("integrate")
             self._advance(done)
             await self._trim(roll=False)
+            if self._integrated - self._remembered >= _REMEMBER_EVERY:
+                await self._write_identities()
 
     def _advance(self, done: int) -> None:
-        for _ in range(done):
-            self._behind.popleft()
+        self._behind_bytes -= _size([self._behind.popleft() for _ in range(done)])
         self._integrated += done
         if not self._behind:
             self._work.clear()
@@ -250,9 +263,28 @@ class Log:
     async def _trim(self, *, roll: bool) -> None:
         """Remove what is no longer needed: superseded tiles, segments that the tree has."""
         try:
-            await asyncio.get_running_loop().run_in_executor(self._thread, self._integrator.clean)
+            await self._in_thread(self._integrator.clean)
             await self._commit.trim(self._integrated, roll=roll)
         except OSError as error:
             self._observer.disk_failed("trim", error)
             return
         self._untrimmed = not roll or bool(self._behind)
+
+    async def _write_identities(self) -> None:
+        """Write down which ids are old; without it a start only knows the newest records."""
+        if self._integrated == self._remembered:
+            return
+        snapshot = self._deduplication.snapshot(self._integrated)
+        try:
+            await self._in_thread(lambda: self._remember(snapshot))
+        except OSError as error:
+            self._observer.disk_failed("trim", error)
+            return
+        self._remembered = snapshot.size
+
+    async def _in_thread(self, work: Callable[[], None]) -> None:
+        await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+
+def _size(entries: Sequence[Entry]) -> int:
+    return sum([len(entry.data) for entry in entries])

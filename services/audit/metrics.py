@@ -103,7 +103,8 @@ class LogMetrics:
     def disk_failed(self, operation: str, error: Exception) -> None:
         """The disk refused an operation; new records are refused until it does not."""
         self._disk_errors.labels(operation=operation).inc()
-        _log.error("audit_disk_refuses", operation=operation, error=str(error))
+        if operation not in self._failing:
+            _log.error("audit_disk_refuses", operation=operation, error=str(error))
         if operation == "trim":
             return  # Only space is at stake; the next checkpoint tries again.
         self._failing.add(operation)
@@ -113,7 +114,8 @@ class LogMetrics:
 
     def disk_recovered(self, operation: str) -> None:
         """The disk takes this operation again."""
-        _log.info("audit_disk_recovered", operation=operation)
+        if operation in self._failing:
+            _log.info("audit_disk_recovered", operation=operation)
         self._failing.discard(operation)
         self.ready()
 

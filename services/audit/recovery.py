@@ -6,13 +6,12 @@ write-ahead log afterwards.
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from services.audit.checkpoint import SignedCheckpoint, parse_signed_checkpoint
 from services.audit.layout import Layout
 from services.audit.merkle import TILE_HEIGHT, TILE_WIDTH, RightEdge, leaf_hash
 from services.audit.note import NoteError, VerifierKey
-from services.audit.record import RecordId, summarise
 from services.audit.tiles import ENTRIES, Tile, TileDirectory, split_hashes, sync_directory
 
 _ADVICE = "Run `weaver audit verify` on it; nothing will be written to it as it is."
@@ -104,20 +103,6 @@ def accept(layout: Layout, signed: SignedCheckpoint) -> None:
         os.fsync(file.fileno())
     temporary.rename(layout.accepted)
     sync_directory(layout.private)
-
-
-def newest_records(
-    tiles: TileDirectory, size: int, count: int
-) -> tuple[int, Iterator[tuple[RecordId, bytes]]]:
-    """Return the index and then the ids and leaf hashes of about the newest records of the tree."""
-    first = max(0, size - count) // TILE_WIDTH * TILE_WIDTH
-
-    def records() -> Iterator[tuple[RecordId, bytes]]:
-        for number in range(first // TILE_WIDTH, -(-size // TILE_WIDTH)):
-            for entry in tiles.entries(number, size):
-                yield summarise(entry).id, leaf_hash(entry)
-
-    return first, records()
 
 
 def _read_edge(tiles: TileDirectory, size: int) -> tuple[RightEdge, list[bytes]]:

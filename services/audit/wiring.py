@@ -10,10 +10,10 @@ from datetime import datetime
 import structlog
 from prometheus_client import CollectorRegistry
 
+from services.audit import identities
 from services.audit.archive import ArchivedKey, ArchiveError, KeyArchive, load_archive
 from services.audit.checkpoint import SignedCheckpoint
 from services.audit.commit import Limits
-from services.audit.deduplication import WINDOW, Deduplication
 from services.audit.events import OwnEvents
 from services.audit.history import History
 from services.audit.index import Index
@@ -36,7 +36,7 @@ from services.audit.note import VerifierKey
 from services.audit.ports import Entry
 from services.audit.reader import Reader
 from services.audit.record import summarise
-from services.audit.recovery import DamagedLog, Tree, accept, newest_records, open_tree
+from services.audit.recovery import DamagedLog, Tree, accept, open_tree
 from services.audit.servicer import AuditServicer
 from services.audit.settings import AuditSettings
 from services.audit.sidestore import SideStore
@@ -90,7 +90,8 @@ async def build(
         metrics.key_used_since(archived.algorithm, start)
     log.start()
     stack.push_async_callback(log.close)
-    events = OwnEvents(log, _instance(settings.replica), clock)
+    instance = _instance(settings.replica)
+    events = OwnEvents(log, instance, clock, after=opened.newest_epoch(instance))
     try:
         await _record_keys(archive, events, layout)
     except OSError as error:
@@ -163,11 +164,7 @@ class _Opened:
         self._wal.begin()
         self.index = Index(layout.index)
         _catch_up(self.index, self.tiles, size)
-        self._deduplication = Deduplication()
-        first, records = newest_records(self.tiles, size, WINDOW)
-        self._deduplication.seed(first, records)
-        for index, entry in enumerate(self._behind, size):
-            self._deduplication.add(entry.id, index, entry.leaf)
+        self._deduplication = identities.load(layout, self.tiles, size, self._behind)
 
     def log(
         self, signers: Sequence[Signer], clock: Clock, metrics: LogMetrics, settings: AuditSettings
@@ -187,6 +184,7 @@ class _Opened:
             deduplication=self._deduplication,
             stores=(self.side_store, self.index),
             accept=lambda checkpoint: self._accept(checkpoint, clock.time()),
+            remember=lambda snapshot: identities.save(self._layout, snapshot),
             checkpoint=self._tree.checkpoint,
             behind=self._behind,
             clock=clock,
@@ -196,6 +194,10 @@ class _Opened:
                 checkpoint_interval_s=settings.checkpoint_interval_ms / 1000,
             ),
         )
+
+    def newest_epoch(self, instance: str) -> int:
+        """Return the newest boot of an instance that the log remembers."""
+        return self._deduplication.newest_epoch(instance)
 
     def close(self) -> None:
         """Close the databases, and write the last checkpoint down."""

@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 
 from services.audit.checkpoint import Checkpoint, SignedCheckpoint
-from services.audit.deduplication import Deduplication
 from services.audit.history import History, read_history
 from services.audit.index import Filter, Index
 from services.audit.keys import Signer, generate_ed25519
@@ -14,7 +13,6 @@ from services.audit.note import NoteError, sign_note
 from services.audit.ports import Entry
 from services.audit.record import EventType, Principal, Record, RecordId, encode
 from services.audit.sidestore import SideStore
-from services.common.errors import AlreadyExists
 
 
 def entry(
@@ -110,55 +108,6 @@ def test_an_entry_that_is_no_record_leaves_the_index_as_it_was(tmp_path: Path) -
     index.add(0, [entry(1, subject="a").data])
     assert index.find(Filter(subject="a"), limit=5, after=None, ascending=True) == [0]
     index.close()
-
-
-def test_the_window_forgets_the_oldest_and_refuses_what_is_older() -> None:
-    window = Deduplication(window=4)
-    for i in range(1, 7):
-        assert window.find(entry(i).id, entry(i).leaf) is None
-        window.add(entry(i).id, i - 1, entry(i).leaf)
-    assert window.find(entry(6).id, entry(6).leaf) == 5
-    assert window.find(entry(3).id, entry(3).leaf) == 2
-    with pytest.raises(AlreadyExists, match="older than the last 4"):
-        window.find(entry(2).id, entry(2).leaf)
-    with pytest.raises(AlreadyExists, match="other content"):
-        window.find(entry(5).id, entry(6).leaf)
-    other = RecordId(1, "gateway-2", 1)
-    assert window.find(other, b"") is None
-
-
-def test_a_promise_that_is_taken_back_is_forgotten() -> None:
-    window = Deduplication(window=8)
-    for i in range(1, 4):
-        window.add(entry(i).id, i - 1, entry(i).leaf)
-    window.take_back(1, 3)
-    assert window.find(entry(1).id, entry(1).leaf) == 0
-    assert window.find(entry(2).id, entry(2).leaf) is None
-    window.take_back(1, 3)
-    window.add(entry(3).id, 1, entry(3).leaf)
-    assert window.find(entry(3).id, entry(3).leaf) == 1
-
-
-def test_a_seeded_window_refuses_what_came_before_it() -> None:
-    window = Deduplication(window=100)
-    window.seed(50, ((entry(i).id, entry(i).leaf) for i in range(10, 14)))
-    assert window.find(entry(12).id, entry(12).leaf) == 52
-    with pytest.raises(AlreadyExists, match="older"):
-        window.find(entry(9).id, entry(9).leaf)
-    assert window.find(entry(14).id, entry(14).leaf) is None
-    whole = Deduplication(window=100)
-    whole.seed(0, ((entry(i).id, entry(i).leaf) for i in (2, 3)))
-    assert whole.find(entry(1).id, entry(1).leaf) is None
-
-
-def test_streams_that_left_the_window_do_not_fill_the_memory(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("services.audit.deduplication._MAX_STREAMS", 5)
-    window = Deduplication(window=3)
-    for i in range(50):
-        window.add(RecordId(i + 1, "gateway-1", 1), i, b"")
-    assert len(window._streams) <= 5
 
 
 def signed(size: int) -> SignedCheckpoint:
