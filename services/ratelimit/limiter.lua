@@ -1,202 +1,306 @@
--- One operation on one caller's account: the algorithm of account.py, atomic and on the store's
--- own clock. Counts are whole micro-units, times whole microseconds, both exact below 2^53.
+-- One operation on one account: the algorithm of account.py, atomic and on the store's own clock.
+-- Amounts are whole parts, times whole microseconds, both exact below 2^53.
 --
 -- KEYS  1  the account, a hash:
---            '.'         "count first last": live reservations, their earliest and latest end
---            <rule>      "used at held"
---            <peer>:<id> "end [rule amount]...": a live reservation and what it holds
---       2  the mark that this reservation was settled
+--            '.'         "count first last [cursor next]": live reservations, their earliest and
+--                        latest end; where a search for ended ones stands
+--            <field>     "used at [held]"
+--            <peer>:<id> "end[ field kind amount]...": a live reservation and what it holds; kind is
+--                        '' held, '=' a slot, '+' pending, '-' a shadow rule that is left alone
+--       2  the mark that this reservation was settled; only where there are marks
 -- ARGV  1 verb, 2 <peer>:<id>, 3 time to live in us, 4 life of the mark in ms,
---       then for each rule: name, rate in micro-units per us, burst, 1 if held, amount
+--       then for each rule: field, parts per us or 'day' or 'month', limit, mode, amount
 -- Returns status, index of the refusing rule from 0 or -1, us until it admits or -1, end of the
---       reservation, now, then for each rule what is charged and held.
-local CEILING = 8e15
+--       reservation, now, bits of the shadow rules that would refuse, for each rule what is charged
+--       and held, and after 'peek' and 'settle' for each rule what is held or beyond the bound.
+local CEILING, DAY, SLOT_RETRY, SEARCH = 8e15, 86400e6, 1e6, 100
 local REFUSED, DONE, REPEATED, UNKNOWN = 0, 1, 2, 3
+local call, floor, ceil, max, min = redis.call, math.floor, math.ceil, math.max, math.min
+local match, find, format = string.match, string.find, string.format
 
-local time = redis.call('TIME')
+local time = call('TIME')
 local now = time[1] * 1000000 + time[2]
-local verb, id = ARGV[1], ARGV[2]
+local key, mark, verb, id = KEYS[1], KEYS[2], ARGV[1], ARGV[2]
 
-local rules, named, fields = {}, {}, { '.', id }
+-- Functions are made where they are needed, since making one takes time: a plain call needs none.
+local window_end
+local function know_calendar()
+  local function first_of_month(day)
+    local of_era = (day + 719468) % 146097
+    local year = floor((of_era - floor(of_era / 1460) + floor(of_era / 36524) - floor(of_era / 146096)) / 365)
+    local of_year = of_era - (365 * year + floor(year / 4) - floor(year / 100))
+    local month = floor((5 * of_year + 2) / 153)
+    return day - (of_year - floor((153 * month + 2) / 5))
+  end
+  window_end = function(period, at)
+    local day = floor(at / DAY)
+    if period == 'day' then return (day + 1) * DAY end
+    return first_of_month(first_of_month(day) + 31) * DAY
+  end
+end
+
+local rules, fields, n = {}, { '.', id }, 0
 for i = 5, #ARGV, 5 do
-  local rule = {
-    name = ARGV[i], rate = tonumber(ARGV[i + 1]), burst = tonumber(ARGV[i + 2]),
-    holds = ARGV[i + 3] == '1', amount = tonumber(ARGV[i + 4]),
+  local mode, name, rate = ARGV[i + 3] + 0, ARGV[i], tonumber(ARGV[i + 1])
+  n = n + 1
+  fields[n + 2] = name
+  rules[n] = {
+    name = name, rate = rate, limit = ARGV[i + 2] + 0, shadow = mode >= 4, mode = mode % 4,
+    amount = ARGV[i + 4] + 0, used = 0, at = now, held = 0,
   }
-  rules[#rules + 1] = rule
-  named[rule.name] = rule
-  fields[#fields + 1] = rule.name
-end
-
-local function load(rule, text)
-  if text then
-    local used, at, held = string.match(text, '(%d+) (%d+) (%d+)')
-    rule.used, rule.at, rule.held = tonumber(used), tonumber(at), tonumber(held)
-  else
-    rule.used, rule.at, rule.held = 0, now, 0
+  if not rate then
+    rules[n].period = ARGV[i + 1]
+    if not window_end then know_calendar() end
   end
-  return rule
 end
 
-local stored = redis.call('HMGET', KEYS[1], unpack(fields))
-local live = stored[2]
-local count, first, last = 0, 0, 0
-if stored[1] then
-  local a, b, c = string.match(stored[1], '(%d+) (%d+) (%d+)')
-  count, first, last = tonumber(a), tonumber(b), tonumber(c)
-end
-for i, rule in ipairs(rules) do load(rule, stored[i + 2]) end
-
--- A rule that a reservation holds, though the policy no longer has it: it is kept, not drained.
-local former = {}
-local function rule_of(name)
-  local rule = named[name]
-  if not rule then
-    rule = load({ name = name }, redis.call('HGET', KEYS[1], name))
-    named[name] = rule
-    former[#former + 1] = rule
+local stored = call('HMGET', key, unpack(fields))
+local meta, live = stored[1], stored[2]
+local count, first, last, cursor, upcoming = 0, 0, 0, '0', 0
+if meta then
+  local a, b, c, d, e = match(meta, '(%d+) (%d+) (%d+) ?(%d*) ?(%d*)')
+  count, first, last = a + 0, b + 0, c + 0
+  if d ~= '' then cursor, upcoming = d, e + 0 end
+  for i = 1, n do
+    local text = stored[i + 2]
+    if text then
+      local used, at, held = match(text, '(%d+) (%d+) ?(%d*)')
+      local rule = rules[i]
+      rule.used, rule.at = used + 0, at + 0
+      if held ~= '' then rule.held = held + 0 end
+    end
   end
-  return rule
 end
 
 local function advance(rule, to)
-  if rule.rate and to > rule.at then
-    rule.used = math.max(0, rule.used - math.floor((to - rule.at) * rule.rate))
-    rule.at = to
+  if to <= rule.at then return end
+  if rule.period then
+    if to >= window_end(rule.period, rule.at) then rule.used = 0 end
+  else
+    rule.used = max(0, rule.used - floor((to - rule.at) * rule.rate))
   end
+  rule.at = to
 end
 
+-- What reservations hold, visited rule by rule. A rule that the policy no longer has is kept in
+-- `former`, and not drained.
+local former, named = {}, nil
 local function each_hold(text, visit)
-  for name, amount in string.gmatch(text, ' ([%w_]+) (%d+)') do
-    visit(rule_of(name), tonumber(amount))
+  if not named then
+    named = {}
+    for i = 1, n do named[rules[i].name] = rules[i] end
+  end
+  for name, kind, amount in string.gmatch(text, ' ([%w_.]+) ([=+-]?)(%d*)') do
+    if kind ~= '-' then
+      local rule = named[name]
+      if not rule then
+        rule = { name = name, used = 0, at = now, held = 0 }
+        local level = call('HGET', key, name)
+        if level then
+          local used, at, held = match(level, '(%d+) (%d+) ?(%d*)')
+          rule.used, rule.at, rule.held = used + 0, at + 0, tonumber(held) or 0
+        end
+        named[name] = rule
+        former[#former + 1] = rule
+      end
+      visit(rule, kind, amount + 0)
+    end
   end
 end
 
 local changed = false
 
+local function expire(ends, text)
+  each_hold(text, function(rule, kind, amount)
+    if rule.rate or rule.period then advance(rule, ends) end
+    rule.held = max(0, rule.held - amount)
+    if kind ~= '=' then rule.used = min(rule.used + amount, CEILING) end
+  end)
+  count = count - 1
+  changed = true
+end
+
 -- Reservations whose end has passed are charged as of their end. `first` may be too early, never
--- too late, so the scan is rare: at most one for each time to live that passes.
+-- too late. A search looks at a bounded number of fields and goes on with the next operation, so
+-- however many reservations a dead gateway has left, no operation is slow.
 if count > 0 and now >= first then
-  local over, all = {}, redis.call('HGETALL', KEYS[1])
-  count, first, last = 0, 0, 0
-  for i = 1, #all, 2 do
-    if string.find(all[i], ':', 1, true) then
-      local ends = tonumber(string.match(all[i + 1], '^%d+'))
+  local scan, over = call('HSCAN', key, cursor, 'COUNT', SEARCH), {}
+  local found = scan[2]
+  for i = 1, #found, 2 do
+    if find(found[i], ':', 1, true) then
+      local ends = match(found[i + 1], '^%d+') + 0
       if ends <= now then
-        over[#over + 1] = { ends = ends, field = all[i], text = all[i + 1] }
-      else
-        count = count + 1
-        if first == 0 or ends < first then first = ends end
-        if ends > last then last = ends end
+        over[#over + 1] = { ends = ends, field = found[i], text = found[i + 1] }
+      elseif upcoming == 0 or ends < upcoming then
+        upcoming = ends
       end
     end
   end
   table.sort(over, function(a, b) return a.ends < b.ends end)
   for _, hold in ipairs(over) do
-    redis.call('HDEL', KEYS[1], hold.field)
     if hold.field == id then live = false end
-    each_hold(hold.text, function(rule, amount)
-      advance(rule, hold.ends)
-      rule.held = math.max(0, rule.held - amount)
-      rule.used = math.min(rule.used + amount, CEILING)
-    end)
+    if call('HDEL', key, hold.field) == 1 then expire(hold.ends, hold.text) end
   end
-  changed = #over > 0
+  cursor = scan[1]
+  if cursor == '0' then first, upcoming = upcoming, 0 end
   if not changed then
-    redis.call('HSET', KEYS[1], '.', string.format('%d %.0f %.0f', count, first, last))
+    local rest = cursor == '0' and '' or format(' %s %.0f', cursor, upcoming)
+    call('HSET', key, '.', format('%d %.0f %.0f', count, first, last) .. rest)
   end
 end
+local live_ends = live and match(live, '^%d+') + 0
+if live and live_ends <= now then
+  call('HDEL', key, id)
+  expire(live_ends, live)
+  live = false
+end
 
-for _, rule in ipairs(rules) do
+for i = 1, n do
+  local rule = rules[i]
   if rule.at > now then changed = true end -- the clock was set back: the refill must go on
   advance(rule, now)
   rule.at = now
 end
 
-local status, refused, retry, ends = DONE, -1, 0, 0
+local status, refused, retry, ends, shadows, details = DONE, -1, 0, 0, 0, nil
+local values = {}
 
-if verb == 'reserve' then
-  if live or redis.call('EXISTS', KEYS[2]) == 1 then
+if verb == 'reserve' or verb == 'prepare' or verb == 'charge' then
+  if live or (mark and call('EXISTS', mark) == 1) then
     status = REPEATED
-    if live then ends = tonumber(string.match(live, '^%d+')) end
+    if live then ends = live_ends end
   else
-    for i, rule in ipairs(rules) do
-      local excess = rule.used + rule.held + rule.amount - rule.burst
+    for i = 1, n do
+      local rule = rules[i]
+      local excess = rule.used + rule.held + rule.amount - rule.limit
       if excess > 0 then
-        status = REFUSED
-        if rule.amount > rule.burst then
-          refused, retry = i - 1, -1
-          break
+        if rule.shadow then
+          shadows = shadows + 2 ^ (i - 1)
+          rule.skipped = true
+        else
+          local wait
+          if rule.amount > rule.limit then wait = -1
+          elseif rule.mode == 2 then wait = SLOT_RETRY
+          elseif rule.period then wait = window_end(rule.period, now) - now
+          else wait = ceil(excess / rule.rate) end
+          if refused < 0 or (retry >= 0 and (wait < 0 or wait > retry)) then
+            refused, retry = i - 1, wait
+          end
         end
-        local wait = math.ceil(excess / rule.rate)
-        if wait > retry then refused, retry = i - 1, wait end
       end
     end
-    if status == DONE then
-      ends = now + tonumber(ARGV[3])
-      local text = string.format('%.0f', ends)
-      for _, rule in ipairs(rules) do
-        if not rule.holds then
-          rule.used = rule.used + rule.amount
+    if refused >= 0 then
+      status = REFUSED
+    else
+      changed = true
+      local text = ''
+      for i = 1, n do
+        local rule = rules[i]
+        if rule.skipped then
+          text = text .. ' ' .. rule.name .. ' -'
+        elseif verb == 'charge' or (rule.mode == 0 and verb == 'reserve') then
+          rule.used = min(rule.used + rule.amount, CEILING)
         elseif rule.amount > 0 then
           rule.held = rule.held + rule.amount
-          text = text .. string.format(' %s %.0f', rule.name, rule.amount)
+          local kind = rule.mode == 2 and '=' or rule.mode == 0 and '+' or ''
+          text = text .. format(' %s %s%.0f', rule.name, kind, rule.amount)
         end
       end
-      redis.call('HSET', KEYS[1], id, text)
-      count = count + 1
-      if count == 1 or ends < first then first = ends end
-      if ends > last then last = ends end
-      changed = true
+      if verb ~= 'charge' then
+        ends = now + ARGV[3]
+        values[1], values[2] = id, format('%.0f', ends) .. text
+        count = count + 1
+      end
     end
   end
-elseif verb == 'settle' then
-  if live then
-    each_hold(live, function(rule, amount) rule.held = math.max(0, rule.held - amount) end)
-    for _, rule in ipairs(rules) do
-      if rule.holds then rule.used = math.min(rule.used + rule.amount, CEILING) end
-    end
-    redis.call('HDEL', KEYS[1], id)
-    redis.call('SET', KEYS[2], '', 'PX', ARGV[4])
-    count = count - 1
-    changed = true
-  else
-    status = UNKNOWN
-  end
+elseif verb == 'peek' then
+  details = {}
+  for i = 1, n do details[i] = rules[i].held end
+elseif not live then
+  status = UNKNOWN
 elseif verb == 'renew' then
-  if live then
-    ends = now + tonumber(ARGV[3])
-    redis.call('HSET', KEYS[1], id, (string.gsub(live, '^%d+', string.format('%.0f', ends))))
-    if ends < first then first = ends end
-    if ends > last then last = ends end
-    changed = true
+  changed = true
+  ends = now + ARGV[3]
+  values[1], values[2] = id, (string.gsub(live, '^%d+', format('%.0f', ends)))
+else
+  changed = true
+  local held, kept = {}, format('%.0f', live_ends)
+  if find(live, ' ', 1, true) then
+    each_hold(live, function(rule, kind, amount)
+      if verb == 'commit' and kind ~= '+' then
+        kept = format('%s %s %s%.0f', kept, rule.name, kind, amount)
+        return
+      end
+      rule.held = max(0, rule.held - amount)
+      if kind == '' then
+        held[rule.name] = amount
+      elseif kind == '+' and verb ~= 'release' then
+        rule.used = min(rule.used + amount, CEILING)
+      end
+    end)
+  end
+  if verb == 'commit' then
+    for name in string.gmatch(live, ' ([%w_.]+) %-') do kept = kept .. ' ' .. name .. ' -' end
+    values[1], values[2] = id, kept
   else
-    status = UNKNOWN
+    call('HDEL', key, id)
+    count = count - 1
+  end
+  if verb == 'settle' then
+    details = {}
+    for i = 1, n do
+      local rule = rules[i]
+      details[i] = 0
+      if rule.mode == 1 and not find(live, ' ' .. rule.name .. ' -', 1, true) then
+        rule.used = min(rule.used + rule.amount, CEILING)
+        details[i] = max(0, rule.amount - (held[rule.name] or 0))
+      end
+    end
+    if mark then call('SET', mark, '', 'PX', ARGV[4]) end
   end
 end
 
-local reply, drain = { status, refused, retry, ends, now }, 0
-for _, rule in ipairs(rules) do
+if values[1] and verb ~= 'commit' then
+  if count == 1 or ends < first then first = ends end
+  if cursor ~= '0' and (upcoming == 0 or ends < upcoming) then upcoming = ends end
+  if ends > last then last = ends end
+end
+if count == 0 then first, last, cursor, upcoming = 0, now, '0', 0 end
+
+local reply, full = { status, refused, retry, ends, now, shadows }, max(last, now)
+local drained, m = full, #values
+for i = 1, n do
+  local rule = rules[i]
   local level = rule.used + rule.held
-  reply[#reply + 1] = level
-  drain = math.max(drain, level / rule.rate)
+  reply[i + 6] = level
+  if level > 0 then
+    if rule.period then drained = max(drained, window_end(rule.period, full))
+    elseif rule.rate > 0 then drained = max(drained, full + level / rule.rate) end
+  end
+  if changed then
+    values[m + 1] = rule.name
+    values[m + 2] = format('%.0f %.0f', rule.used, now)
+    if rule.held > 0 then values[m + 2] = values[m + 2] .. format(' %.0f', rule.held) end
+    m = m + 2
+  end
+end
+if details then
+  for i = 1, n do reply[i + n + 6] = details[i] end
 end
 
 if changed then
-  if count == 0 and drain == 0 then
-    redis.call('DEL', KEYS[1])
-  else
-    if count == 0 then first, last = 0, now end
-    local values = { '.', string.format('%d %.0f %.0f', count, first, last) }
-    for _, list in ipairs({ rules, former }) do
-      for _, rule in ipairs(list) do
-        values[#values + 1] = rule.name
-        values[#values + 1] = string.format('%.0f %.0f %.0f', rule.used, rule.at, rule.held)
-      end
-    end
-    redis.call('HSET', KEYS[1], unpack(values))
-    -- The account is forgotten when its reservations have ended and its buckets are full again.
-    redis.call('PEXPIRE', KEYS[1], math.ceil((math.max(last, now) - now + drain) / 1000) + 1)
+  for _, rule in ipairs(former) do
+    values[m + 1], values[m + 2] = rule.name, format('%.0f %.0f %.0f', rule.used, rule.at, rule.held)
+    m = m + 2
   end
+  values[m + 1], values[m + 2] = '.', format('%d %.0f %.0f', count, first, last)
+  if cursor ~= '0' then values[m + 2] = values[m + 2] .. format(' %s %.0f', cursor, upcoming) end
+  call('HSET', key, unpack(values))
+  -- The account is forgotten when its reservations have ended and its levels are empty again. Those
+  -- of rules that are not asked for now, another model's for one, are left in peace.
+  local life = ceil((drained - now) / 1000) + 1
+  if call('HLEN', key) > 1 + n + count then life = max(life, call('PTTL', key))
+  elseif count == 0 and drained == now then life = 0 end
+  call('PEXPIRE', key, life)
 end
 return reply

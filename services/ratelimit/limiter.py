@@ -4,14 +4,29 @@ A reservation made in this replica's memory is settled there too, also after the
 made in the store and settled while it is down stays charged with its bound: never too little.
 """
 
+import asyncio
 from collections.abc import Sequence
 from typing import Literal
 
-import msgspec
-
 from services.common.clock import Clock
 from services.common.errors import NotFound, Unavailable
-from services.ratelimit.policy import MICRO, Policy, Rule
+from services.ratelimit import decision
+from services.ratelimit.decision import Decision, Settled, Source, Standing
+from services.ratelimit.plan import (
+    Call,
+    Charge,
+    Plan,
+    Renewal,
+    Reservation,
+    Settlement,
+    charging,
+    finish,
+    peeking,
+    renewing,
+    reserving,
+    settling,
+)
+from services.ratelimit.policy import Policy
 from services.ratelimit.ports import (
     Caller,
     Observer,
@@ -20,83 +35,9 @@ from services.ratelimit.ports import (
     Status,
     Store,
     StoreUnavailable,
-    Verb,
 )
 
 OnStoreFailure = Literal["local", "deny", "allow"]
-Source = Literal["store", "local", "none"]
-
-
-class Reservation(msgspec.Struct, frozen=True):
-    """What a caller asks for before a call: requests, and the bound of what it can use."""
-
-    caller: Caller
-    id: bytes
-    requests: int = 1
-    tokens: int = 0
-    time_to_live_us: int = 60_000_000
-
-
-class Settlement(msgspec.Struct, frozen=True):
-    """What a reserved call really used."""
-
-    caller: Caller
-    id: bytes
-    tokens: int = 0
-
-
-class Standing(msgspec.Struct, frozen=True):
-    """How one rule stands for a caller."""
-
-    rule: Rule
-    used_micro: int
-
-    @property
-    def remaining(self) -> int:
-        """Whole units that are left."""
-        return max(0, (self.rule.burst_micro - self.used_micro) // MICRO)
-
-    @property
-    def used(self) -> int:
-        """Units charged and held, begun ones counted whole; above the burst for one in debt."""
-        return -(-self.used_micro // MICRO)
-
-    @property
-    def reset_after_us(self) -> int:
-        """Until the bucket is full again."""
-        return int(self.used_micro / self.rule.rate_per_s)
-
-    @property
-    def tightness(self) -> float:
-        """What share of the burst is used."""
-        return self.used_micro / self.rule.burst_micro
-
-
-class Decision(msgspec.Struct, frozen=True):
-    """The verdict on one reservation.
-
-    Attributes:
-        admitted: whether the call may be made.
-        standings: every rule, the tightest first.
-        refused_by: the rule that refused; empty when admitted.
-        retry_after_us: until a retry is worth it; None when admitted, or when it never is.
-        policy_version: what decided.
-        source: where it was decided.
-    """
-
-    admitted: bool
-    standings: Sequence[Standing]
-    refused_by: str
-    retry_after_us: int | None
-    policy_version: str
-    source: Source
-
-
-class Settled(msgspec.Struct, frozen=True):
-    """What settling did: whether there was something to settle, and how the rules stand."""
-
-    settled: bool
-    standings: Sequence[Standing]
 
 
 class Limiter:
@@ -131,12 +72,29 @@ class Limiter:
         self._on_store_failure = on_store_failure
         self._observer = observer
         self._clock = clock
+        self._finishing: set[asyncio.Task[None]] = set()
         self.adopt(policy)
+
+    @property
+    def policy(self) -> Policy:
+        """What decides now."""
+        return self._policy
 
     def adopt(self, policy: Policy) -> None:
         """Decide by another policy from the next call on."""
         self._policy = policy
         self._share = policy.share(self._replicas)
+
+    def set_replicas(self, replicas: int) -> None:
+        """Take another share of the limits while the store is down."""
+        if replicas != self._replicas:
+            self._replicas = replicas
+            self._share = self._policy.share(replicas)
+
+    async def close(self) -> None:
+        """Wait for what is on its way to the store."""
+        if self._finishing:
+            await asyncio.wait(self._finishing)
 
     async def reserve(self, reservations: Sequence[Reservation]) -> list[Decision]:
         """Decide on reservations in order, in one round trip.
@@ -144,25 +102,37 @@ class Limiter:
         Raises:
             Unavailable: the store is down and that means `deny`.
         """
-        operations = [
-            Operation(
-                Verb.RESERVE,
-                item.caller,
-                self._policy.amounts(requests=item.requests, tokens=item.tokens),
-                item.id,
-                item.time_to_live_us,
-            )
-            for item in reservations
-        ]
-        outcomes, policy, source = await self._decide(operations)
+
+        def plan(policy: Policy) -> list[Call]:
+            return [reserving(policy, item) for item in reservations]
+
+        plans, answers, policy, source = await self._decide(plan)
         if source == "none":
-            decisions = [Decision(True, (), "", None, policy.version, source)] * len(operations)  # noqa: FBT003 - a struct takes no names cheaply
+            decisions = [Decision(True, (), "", None, policy.version, source)] * len(reservations)  # noqa: FBT003 - a struct takes no names cheaply
         else:
-            decisions = [_decision(outcome, policy, source) for outcome in outcomes]
-        for decision in decisions:
-            self._observer.decided(
-                admitted=decision.admitted, rule=decision.refused_by, source=source
-            )
+            decisions = []
+            commits: list[Operation] = []
+            releases: list[Operation] = []
+            for call, outcomes in zip(plans, answers, strict=True):
+                made = decision.verdict(call, outcomes, policy, source)
+                decisions.append(made)
+                if len(call.groups) > 1:
+                    finish(
+                        call.operations,
+                        outcomes,
+                        admitted=made.admitted,
+                        commits=commits,
+                        releases=releases,
+                    )
+            if commits:
+                self._in_background(commits, source)
+            if releases:
+                # Before the answer, so that whoever reads a refusal finds everything given back.
+                await self._send(releases, source)
+        for made in decisions:
+            self._observer.decided(admitted=made.admitted, rule=made.refused_by, source=source)
+            for rule in made.shadows:
+                self._observer.shadow_refused(rule)
         return decisions
 
     async def settle(self, settlements: Sequence[Settlement]) -> list[Settled]:
@@ -171,90 +141,142 @@ class Limiter:
         Raises:
             Unavailable: the store is down and that means `deny`.
         """
-        operations = [
-            Operation(Verb.SETTLE, item.caller, self._policy.amounts(tokens=item.tokens), item.id)
-            for item in settlements
-        ]
-        outcomes, policy, source = await self._decide(operations)
+
+        def plan(policy: Policy) -> list[Call]:
+            return [settling(policy, item) for item in settlements]
+
+        plans, answers, _, source = await self._decide(plan)
         if source == "none":
-            return [Settled(settled=False, standings=())] * len(operations)
+            return [Settled(settled=False, standings=())] * len(settlements)
         results = []
-        for operation, outcome in zip(operations, outcomes, strict=True):
-            known = outcome.status is Status.DONE
+        for item, call, outcomes in zip(settlements, plans, answers, strict=True):
+            known = outcomes[-1].status is Status.DONE
+            if known:
+                beyond = decision.beyond_bound(call.groups, outcomes)
+                for unit, amount in beyond.items():
+                    self._observer.used_beyond_bound(unit.value, amount)
+            else:
+                beyond = {}
             if not known and source == "store" and self._on_store_failure == "local":
-                known = await self._apply_locally(operation) is not None
-            results.append(Settled(known, _standings(outcome, policy)))
+                here = settling(self._share, item).operations
+                known = (await self._local.apply(here))[-1].status is Status.DONE
+            results.append(Settled(known, decision.standings(call.groups, outcomes), beyond))
         return results
 
-    async def renew(self, caller: Caller, reservation_id: bytes, time_to_live_us: int) -> int:
-        """Extend a reservation and return its new end, in Unix microseconds.
+    async def renew(self, renewals: Sequence[Renewal]) -> list[int]:
+        """Extend reservations; return the new end of each, in Unix microseconds, 0 for unknown.
+
+        Raises:
+            Unavailable: the store is down and that means `deny`.
+        """
+
+        def plan(policy: Policy) -> list[Call]:
+            return [renewing(policy, item) for item in renewals]
+
+        _, answers, _, source = await self._decide(plan)
+        now_us = int(self._clock.time() * 1_000_000)
+        if source == "none":
+            return [now_us + item.time_to_live_us for item in renewals]
+        ends = []
+        for item, outcomes in zip(renewals, answers, strict=True):
+            end_us = outcomes[-1].expire_us
+            if not end_us and source == "store" and self._on_store_failure == "local":
+                here = renewing(self._share, item).operations
+                end_us = (await self._local.apply(here))[-1].expire_us
+            ends.append(end_us)
+        return ends
+
+    async def renew_one(self, renewal: Renewal) -> int:
+        """Extend one reservation and return its new end, in Unix microseconds.
 
         Raises:
             NotFound: there is no such live reservation of this caller.
             Unavailable: the store is down and that means `deny`.
         """
-        operation = Operation(
-            Verb.RENEW, caller, self._policy.amounts(), reservation_id, time_to_live_us
-        )
-        outcomes, _, source = await self._decide([operation])
-        if source == "store" and outcomes[0].status is Status.DONE:
-            return outcomes[0].expire_us
-        local = outcomes[0] if outcomes and source == "local" else None
-        if source == "store" and self._on_store_failure == "local":
-            local = await self._apply_locally(operation)
-        if source == "none" or (local is not None and local.status is Status.DONE):
-            return int(self._clock.time() * 1_000_000) + time_to_live_us
-        msg = "No such live reservation."
-        raise NotFound(msg, reason="RESERVATION_NOT_FOUND")
+        (end_us,) = await self.renew((renewal,))
+        if not end_us:
+            msg = "No such live reservation."
+            raise NotFound(msg, reason="RESERVATION_NOT_FOUND")
+        return end_us
 
-    async def peek(self, caller: Caller) -> tuple[Sequence[Standing], str, Source]:
+    async def peek(
+        self, caller: Caller, model: str | None = ""
+    ) -> tuple[Sequence[Standing], str, Source]:
         """Return how the rules stand for a caller, the policy's version and where it was read.
+
+        No model (None) reads the caller's rules of every model.
 
         Raises:
             Unavailable: the store is down and that means `deny`.
         """
-        operation = Operation(Verb.PEEK, caller, self._policy.amounts())
-        outcomes, policy, source = await self._decide([operation])
-        standings = [standing for outcome in outcomes for standing in _standings(outcome, policy)]
-        return standings, policy.version, source
+
+        def plan(policy: Policy) -> list[Call]:
+            return [peeking(policy, caller, model)]
+
+        plans, answers, policy, source = await self._decide(plan)
+        if source == "none":
+            return [], policy.version, source
+        return decision.standings(plans[0].groups, answers[0]), policy.version, source
+
+    async def charge(self, charges: Sequence[Charge]) -> list[Decision]:
+        """Take requests from accounts, each decided by itself, in one round trip.
+
+        Raises:
+            Unavailable: the store is down and that means `deny`.
+        """
+
+        def plan(policy: Policy) -> list[Call]:
+            return [charging(item, self._replicas, policy is self._share) for item in charges]
+
+        plans, answers, policy, source = await self._decide(plan)
+        if source == "none":
+            made = [Decision(True, (), "", None, policy.version, source)] * len(charges)  # noqa: FBT003 - see above
+        else:
+            made = [
+                decision.verdict(call, outcomes, policy, source)
+                for call, outcomes in zip(plans, answers, strict=True)
+            ]
+        for one in made:
+            self._observer.decided(admitted=one.admitted, rule=one.refused_by, source=source)
+            for rule in one.shadows:
+                self._observer.shadow_refused(rule)
+        return made
 
     async def _decide(
-        self, operations: Sequence[Operation]
-    ) -> tuple[Sequence[Outcome], Policy, Source]:
+        self, plan: Plan
+    ) -> tuple[list[Call], list[Sequence[Outcome]], Policy, Source]:
         """Ask the store, or do what is declared for when it is down; no outcomes for `none`."""
         policy, started = self._policy, self._clock.monotonic()
+        source: Source = "store"
+        plans = plan(policy)
         try:
-            outcomes = await self._store.apply(operations, policy)
+            outcomes = await self._store.apply([one for call in plans for one in call.operations])
         except StoreUnavailable:
             if self._on_store_failure == "allow":
-                return (), policy, "none"
+                return [], [], policy, "none"
             if self._on_store_failure == "deny":
                 msg = "The limits cannot be checked now; try again."
                 raise Unavailable(msg, reason="RATELIMIT_UNAVAILABLE", retry_after_s=1.0) from None
-            return await self._local.apply(operations, self._share), self._share, "local"
-        self._observer.store_answered(self._clock.monotonic() - started)
-        return outcomes, policy, "store"
+            policy, source = self._share, "local"
+            plans = plan(policy)
+            outcomes = await self._local.apply([one for call in plans for one in call.operations])
+        else:
+            self._observer.store_answered(self._clock.monotonic() - started)
+        answers, at = [], 0
+        for call in plans:
+            answers.append(outcomes[at : at + len(call.groups)])
+            at += len(call.groups)
+        return plans, answers, policy, source
 
-    async def _apply_locally(self, operation: Operation) -> Outcome | None:
-        """Apply to this replica's accounts what the store does not know; None if neither does."""
-        (outcome,) = await self._local.apply([operation], self._share)
-        return outcome if outcome.status is Status.DONE else None
+    def _in_background(self, operations: list[Operation], source: Source) -> None:
+        task = asyncio.create_task(self._send(operations, source))
+        self._finishing.add(task)
+        task.add_done_callback(self._finishing.discard)
 
-
-def _decision(outcome: Outcome, policy: Policy, source: Source) -> Decision:
-    admitted = outcome.status is not Status.REFUSED
-    return Decision(
-        admitted,
-        _standings(outcome, policy),
-        "" if admitted else policy.rules[outcome.refused].name,
-        None if admitted or outcome.retry_us < 0 else outcome.retry_us,
-        policy.version,
-        source,
-    )
-
-
-def _standings(outcome: Outcome, policy: Policy) -> list[Standing]:
-    standings = list(map(Standing, policy.rules, outcome.used))
-    if len(standings) > 1:
-        standings.sort(key=lambda standing: standing.tightness, reverse=True)
-    return standings
+    async def _send(self, operations: list[Operation], source: Source) -> None:
+        """Commit or release; what does not arrive stays held until it is settled or ends."""
+        store = self._store if source == "store" else self._local
+        try:
+            await store.apply(operations)
+        except StoreUnavailable:
+            return

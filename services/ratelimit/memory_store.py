@@ -8,7 +8,6 @@ from collections.abc import Sequence
 
 from services.common.clock import Clock
 from services.ratelimit.account import Account
-from services.ratelimit.policy import Policy
 from services.ratelimit.ports import Operation, Outcome
 
 
@@ -16,33 +15,34 @@ class MemoryStore:
     """Applies operations to accounts in memory.
 
     Args:
-        clock: its monotonic clock is the store's time.
+        clock: the store's time is the wall clock's at the start, and the monotonic one's from then
+            on, so that it knows the date and is never set back.
         max_accounts: accounts in memory at most.
     """
 
     def __init__(self, clock: Clock, *, max_accounts: int = 100_000) -> None:
         """See the class."""
         self._clock = clock
+        self._epoch = clock.time() - clock.monotonic()
         self._max_accounts = max_accounts
-        self._accounts: OrderedDict[tuple[str, str, str], Account] = OrderedDict()
+        self._accounts: OrderedDict[bytes, Account] = OrderedDict()
 
     def __len__(self) -> int:
         """Return the number of accounts in memory."""
         return len(self._accounts)
 
-    async def apply(self, operations: Sequence[Operation], policy: Policy) -> Sequence[Outcome]:
+    async def apply(self, operations: Sequence[Operation]) -> Sequence[Outcome]:
         """Apply operations in order; never unavailable."""
-        now_us = int(self._clock.monotonic() * 1_000_000)
-        return [self._apply(operation, policy, now_us) for operation in operations]
+        now_us = int((self._epoch + self._clock.monotonic()) * 1_000_000)
+        return [self._apply(operation, now_us) for operation in operations]
 
-    def _apply(self, operation: Operation, policy: Policy, now_us: int) -> Outcome:
-        caller = operation.caller
-        key = (caller.tenant, caller.issuer, caller.subject)
+    def _apply(self, operation: Operation, now_us: int) -> Outcome:
+        key = operation.account
         account = self._accounts.get(key)
         if account is None:
             account = self._accounts[key] = Account()
         self._accounts.move_to_end(key)
-        outcome = account.apply(operation, policy, now_us)
+        outcome = account.apply(operation, now_us)
         self._forget(now_us)
         return outcome
 

@@ -29,6 +29,18 @@ class Metrics:
             buckets=SECONDS,
             registry=registry,
         )
+        self._shadows = Counter(
+            "ratelimit_shadow_refusals_total",
+            "Calls that a rule in shadow mode would have refused.",
+            ("rule",),
+            registry=registry,
+        )
+        self._beyond = Counter(
+            "ratelimit_used_beyond_bound_total",
+            "Units used beyond what was reserved for them, and charged.",
+            ("unit",),
+            registry=registry,
+        )
         self._children: dict[tuple[bool, str, str], Counter] = {}
 
     def decided(self, *, admitted: bool, rule: str, source: str) -> None:
@@ -39,6 +51,14 @@ class Metrics:
             verdict = "admitted" if admitted else "refused"
             child = self._children[key] = self._decisions.labels(verdict, rule, source)
         child.inc()
+
+    def shadow_refused(self, rule: str) -> None:
+        """Count a call that a rule in shadow mode would have refused."""
+        self._shadows.labels(rule).inc()
+
+    def used_beyond_bound(self, unit: str, amount: int) -> None:
+        """Count what was used beyond its bound."""
+        self._beyond.labels(unit).inc(amount)
 
     def store_answered(self, seconds: float) -> None:
         """Count how long the store took for one batch."""

@@ -1,72 +1,37 @@
-"""Rules: what is counted, how fast it comes back, how much may be used at once.
+"""The policy: which rules apply to a call, and which accounts they are counted in.
 
-A policy is a value. It is handed to the store with every decision, so a changed limit applies to
-the next one, also for a caller that is in debt.
+A principal's own rules share one account. A ceiling that many callers share is an account of its
+own: one for a tenant, for a role in a tenant, for a model, and one for all.
 """
 
-import enum
+import base64
 import hashlib
-from collections.abc import Iterable
-from functools import cached_property
+from collections.abc import Iterable, Sequence
+from functools import cached_property, lru_cache
+from typing import Final
 
 import msgspec
 
-MICRO = 1_000_000
-"""Stores count in millionths of a unit, so that slow rates lose nothing to rounding."""
+from services.ratelimit.rule import MICRO, Rule, RuleSet, Scope, Unit
 
-MAX_AMOUNT = 1_000_000_000
-"""The largest burst of a rule, in units; counts stay exact in a Lua number (below 2^53)."""
+__all__ = ["MICRO", "Group", "Policy", "Rule", "RuleSet", "Scope", "Unit"]
 
-
-class Unit(enum.Enum):
-    """What a rule counts."""
-
-    REQUESTS = "requests"
-    TOKENS = "tokens"
-
-    @property
-    def held(self) -> bool:
-        """Whether a reservation holds its bound until settled, instead of being charged at once."""
-        return self is Unit.TOKENS
+CACHED_CALLS: Final = 20_000
 
 
-class Rule(msgspec.Struct, frozen=True, dict=True):
-    """One token bucket.
+class Group(msgspec.Struct, frozen=True):
+    """Rules that are counted in one account, and what that account is of."""
 
-    Attributes:
-        name: unique in a policy; lower-case letters, digits and `_`.
-        unit: what is counted.
-        rate_per_s: units that come back per second, above 0.
-        burst: units that can be used at once, at least 1.
-    """
-
-    name: str
-    unit: Unit
-    rate_per_s: float
-    burst: int
-
-    @cached_property
-    def burst_micro(self) -> int:
-        """The burst as stores count it."""
-        return self.burst * MICRO
-
-    @cached_property
-    def window_s(self) -> float:
-        """How long an empty bucket takes to fill."""
-        return self.burst / self.rate_per_s
-
-    def share(self, replicas: int) -> "Rule":
-        """Return one replica's part of the rule; the burst stays at least 1."""
-        return Rule(
-            self.name, self.unit, self.rate_per_s / replicas, max(1, self.burst // replicas)
-        )
+    account: bytes
+    rules: RuleSet
+    key: str = ""
 
 
 class Policy(msgspec.Struct, frozen=True, dict=True):
-    """The rules that apply to every caller.
+    """The rules of a deployment.
 
     Attributes:
-        rules: in the order in which they are checked.
+        rules: of those with one name the first that matches a call applies to it.
         version: names the content, for records and answers.
     """
 
@@ -82,7 +47,7 @@ class Policy(msgspec.Struct, frozen=True, dict=True):
 
     @classmethod
     def from_limits(cls, *, rps: float, burst: int, tokens_per_minute: int = 0) -> "Policy":
-        """Return the policy of the environment's limits; 0 tokens per minute means no such rule."""
+        """Return the policy of a rate alone; 0 tokens per minute means no such rule."""
         rules = [Rule("requests", Unit.REQUESTS, rps, burst)]
         if tokens_per_minute:
             rate = tokens_per_minute / 60
@@ -93,6 +58,71 @@ class Policy(msgspec.Struct, frozen=True, dict=True):
         """Return one replica's part, for when replicas cannot see each other."""
         return Policy(tuple(rule.share(replicas) for rule in self.rules), self.version)
 
-    def amounts(self, *, requests: int = 0, tokens: int = 0) -> list[int]:
-        """Return what a call asks of each rule, in micro-units."""
-        return [(requests if rule.unit is Unit.REQUESTS else tokens) * MICRO for rule in self.rules]
+    @cached_property
+    def own(self) -> RuleSet | None:
+        """The rules of every call where no rule looks at the caller or is shared; else None."""
+        names = {rule.name for rule in self.rules}
+        plain = all(
+            rule.scope is Scope.PRINCIPAL and rule.match.everyone and not rule.unlimited
+            for rule in self.rules
+        )
+        return RuleSet(self.rules) if plain and len(names) == len(self.rules) else None
+
+    @cached_property
+    def _groups(self) -> dict[tuple[str, str, str, Sequence[str], str | None], tuple[Group, ...]]:
+        return {}
+
+    def groups(
+        self,
+        tenant: str,
+        issuer: str,
+        subject: str,
+        roles: Sequence[str] = (),
+        model: str | None = "",
+    ) -> tuple[Group, ...]:
+        """Return the accounts of a call with their rules: the shared ones, then the caller's own.
+
+        The caller's own is always there, also without rules: it knows the reservation. No model
+        (None) asks for the rules of every model, those of one model's ceiling left out.
+        """
+        if self.own is not None:
+            return (Group(account_of("principal", tenant, issuer, subject), self.own),)
+        call = (tenant, issuer, subject, roles, model)
+        found = self._groups.get(call)
+        if found is None:
+            if len(self._groups) >= CACHED_CALLS:
+                self._groups.clear()
+            found = self._groups[call] = self._find(tenant, issuer, subject, tuple(roles), model)
+        return found
+
+    def _find(
+        self, tenant: str, issuer: str, subject: str, roles: tuple[str, ...], model: str | None
+    ) -> tuple[Group, ...]:
+        def choose(scope: Scope, counted: tuple[str, ...] = roles) -> RuleSet:
+            chosen: dict[str, Rule] = {}
+            for asked in (model,) if model is not None else ("", None):
+                for rule in self.rules:
+                    if rule.scope is scope and rule.matches(tenant, subject, counted, asked):
+                        chosen.setdefault(rule.name, rule)
+            return RuleSet(tuple(rule for rule in chosen.values() if not rule.unlimited))
+
+        shared = [
+            Group(account_of("global"), choose(Scope.GLOBAL)),
+            Group(account_of("tenant", tenant), choose(Scope.TENANT), tenant),
+        ]
+        shared += [
+            Group(account_of("role", tenant, role), choose(Scope.ROLE, (role,)), role)
+            for role in sorted(set(roles))
+        ]
+        if model:
+            shared.append(Group(account_of("model", model), choose(Scope.MODEL), model))
+        own = Group(account_of("principal", tenant, issuer, subject), choose(Scope.PRINCIPAL))
+        return (*(group for group in shared if group.rules.rules), own)
+
+
+@lru_cache(maxsize=16_384)
+def account_of(*names: str) -> bytes:
+    """Name an account; what it is made of cannot be read from it."""
+    text = b"".join(len(name.encode()).to_bytes(4) + name.encode() for name in names)
+    digest = hashlib.blake2b(text, digest_size=16).digest()
+    return base64.urlsafe_b64encode(digest).rstrip(b"=")

@@ -1,7 +1,7 @@
 """What the limiter needs: a store of accounts, and somebody to tell about its state.
 
-Both stores, the shared one and the one in memory, do one thing: apply operations to callers'
-accounts, each atomically. One contract suite holds them to the same answers.
+Both stores, the shared one and the one in memory, do one thing: apply operations to accounts, each
+atomically. One contract suite holds them to the same answers.
 """
 
 import enum
@@ -10,7 +10,7 @@ from typing import Protocol
 
 import msgspec
 
-from services.ratelimit.policy import Policy
+from services.ratelimit.rule import RuleSet
 
 
 class StoreUnavailable(Exception):  # noqa: N818 - a state, like the error it leads to
@@ -21,9 +21,18 @@ class Verb(enum.Enum):
     """What an operation does to an account."""
 
     RESERVE = "reserve"
+    """Take the bound of a call, or refuse."""
+    PREPARE = "prepare"
+    """As `RESERVE`, but hold what that would charge, until `COMMIT` or `RELEASE`."""
+    COMMIT = "commit"
+    """Charge what was prepared: every account of the call agreed."""
+    RELEASE = "release"
+    """Forget a reservation as if it had never been: another account of the call refused."""
     SETTLE = "settle"
     RENEW = "renew"
     PEEK = "peek"
+    CHARGE = "charge"
+    """Take an amount at once, without a reservation, or refuse."""
 
 
 class Status(enum.IntEnum):
@@ -39,12 +48,13 @@ class Status(enum.IntEnum):
 
 
 class Caller(msgspec.Struct, frozen=True):
-    """Whose account it is, and which peer asks; reservations belong to the pair."""
+    """Whose limits apply, and which peer asks; reservations belong to the pair."""
 
     tenant: str
     issuer: str
     subject: str
     peer: str
+    roles: tuple[str, ...] = ()
 
 
 class Operation(msgspec.Struct, frozen=True):
@@ -52,18 +62,22 @@ class Operation(msgspec.Struct, frozen=True):
 
     Attributes:
         verb: what to do.
-        caller: whose account.
-        amounts: for each rule of the policy, in micro-units: the bound of a reservation, the real
-            usage of a settlement; zeros otherwise.
-        reservation_id: 16 bytes; empty for `PEEK`.
-        time_to_live_us: of the reservation, for `RESERVE` and `RENEW`.
+        account: the account's opaque name.
+        identity: peer and id of the reservation, with a `:`; empty for `PEEK` and `CHARGE`.
+        rules: the account's rules.
+        amounts: for each rule, in its parts: the bound of a reservation, the real usage of a
+            settlement; zeros otherwise.
+        time_to_live_us: of the reservation, for those that make or renew one.
+        marked: whether the account remembers that the reservation was settled.
     """
 
     verb: Verb
-    caller: Caller
+    account: bytes
+    identity: bytes
+    rules: RuleSet
     amounts: Sequence[int]
-    reservation_id: bytes = b""
     time_to_live_us: int = 0
+    marked: bool = True
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -75,7 +89,10 @@ class Outcome(msgspec.Struct, frozen=True):
         retry_us: until that rule would admit the same; -1 when it never will.
         expire_us: the end of the reservation in the store's time; 0 without one.
         now_us: the store's time.
-        used: for each rule, in micro-units, what is charged and held now.
+        shadows: a bit for each rule in shadow mode that would have refused.
+        used: for each rule, in parts, what is charged and held now.
+        details: for each rule, in parts: what is held, after `PEEK`; what was used beyond the
+            bound, after `SETTLE`; else empty.
     """
 
     status: Status
@@ -83,13 +100,15 @@ class Outcome(msgspec.Struct, frozen=True):
     retry_us: int
     expire_us: int
     now_us: int
+    shadows: int
     used: Sequence[int]
+    details: Sequence[int] = ()
 
 
 class Store(Protocol):
     """Applies operations to accounts."""
 
-    async def apply(self, operations: Sequence[Operation], policy: Policy) -> Sequence[Outcome]:
+    async def apply(self, operations: Sequence[Operation]) -> Sequence[Outcome]:
         """Apply operations in order, each atomically, and return what each did.
 
         Raises:
@@ -103,6 +122,14 @@ class Observer(Protocol):
 
     def decided(self, *, admitted: bool, rule: str, source: str) -> None:
         """Take note of a decision; `rule` is the one that refused, or empty."""
+        ...
+
+    def shadow_refused(self, rule: str) -> None:
+        """Take note that a rule in shadow mode would have refused."""
+        ...
+
+    def used_beyond_bound(self, unit: str, amount: int) -> None:
+        """Take note of what was used beyond its bound, and charged."""
         ...
 
     def store_answered(self, seconds: float) -> None:

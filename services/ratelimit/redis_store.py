@@ -6,17 +6,14 @@ waits for a dead store, and nothing needs a restart.
 """
 
 import asyncio
-import base64
 import hashlib
 import random
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import cast
 
 from services.ratelimit.account import MARK_US
 from services.ratelimit.connection import Address, Command, Connection, open_connection, raise_for
-from services.ratelimit.policy import Policy
 from services.ratelimit.ports import Operation, Outcome, Status, StoreUnavailable, Verb
 
 FIRST_RETRY_S = 0.05
@@ -50,8 +47,6 @@ class RedisStore:
         self._connection: Connection | None = None
         self._keeper: asyncio.Task[None] | None = None
         self._decided = asyncio.Event()
-        self._policy: Policy | None = None
-        self._rules: Sequence[tuple[str, str, int, int]] = ()
 
     async def start(self) -> None:
         """Try to connect once, then go on in the background; a store that is down is no error."""
@@ -66,7 +61,7 @@ class RedisStore:
         if self._connection is not None:
             self._connection.close("closed")
 
-    async def apply(self, operations: Sequence[Operation], policy: Policy) -> Sequence[Outcome]:
+    async def apply(self, operations: Sequence[Operation]) -> Sequence[Outcome]:
         """Apply operations in order in one round trip.
 
         Raises:
@@ -76,30 +71,29 @@ class RedisStore:
         if connection is None:
             msg = "not connected"
             raise StoreUnavailable(msg)
-        if policy is not self._policy:
-            self._policy, self._rules = policy, _rule_arguments(policy)
         commands = [self._command(operation) for operation in operations]
         replies = await connection.exchange(commands)
         if any(isinstance(reply, Exception) for reply in replies):
             replies = await self._repair(connection, commands, replies)
-        return [_outcome(cast("list[int]", reply)) for reply in replies]
+        return [
+            _outcome(cast("list[int]", reply), len(operation.rules.rules))
+            for operation, reply in zip(operations, replies, strict=True)
+        ]
 
     def _command(self, operation: Operation) -> Command:
-        caller = operation.caller
-        key = _account_key(caller.tenant, caller.issuer, caller.subject)
-        field = caller.peer.encode() + b":" + operation.reservation_id
+        key = b"wrl:{" + operation.account + b"}"
+        identity = operation.identity
+        marked = operation.marked and identity
         command: list[str | bytes | int | float] = [
             b"EVALSHA",
             self._sha,
-            b"2",
-            key,
-            key + b":" + field,
+            *((b"2", key, key + b":" + identity) if marked else (b"1", key)),
             _VERBS[operation.verb],
-            field,
+            identity,
             operation.time_to_live_us,
             MARK_US // 1000,
         ]
-        for rule, amount in zip(self._rules, operation.amounts, strict=True):
+        for rule, amount in zip(operation.rules.arguments, operation.amounts, strict=True):
             command += rule
             command.append(amount)
         return tuple(command)
@@ -164,22 +158,7 @@ class RedisStore:
         self._decided.set()
 
 
-@lru_cache(maxsize=4096)
-def _account_key(tenant: str, issuer: str, subject: str) -> bytes:
-    """Name a caller's account; what it is made of cannot be read from it."""
-    parts = [part.encode() for part in (tenant, issuer, subject)]
-    text = b"".join(len(part).to_bytes(4) + part for part in parts)
-    digest = hashlib.blake2b(text, digest_size=16).digest()
-    return b"wrl:{" + base64.urlsafe_b64encode(digest).rstrip(b"=") + b"}"
-
-
-def _rule_arguments(policy: Policy) -> tuple[tuple[str, str, int, int], ...]:
-    return tuple(
-        (rule.name, repr(rule.rate_per_s), rule.burst_micro, int(rule.unit.held))
-        for rule in policy.rules
-    )
-
-
-def _outcome(reply: list[int]) -> Outcome:
-    status, refused, retry_us, expire_us, now_us = reply[:5]
-    return Outcome(_STATUSES[status], refused, retry_us, expire_us, now_us, reply[5:])
+def _outcome(reply: list[int], rules: int) -> Outcome:
+    status, refused, retry_us, expire_us, now_us, shadows = reply[:6]
+    used, details = reply[6 : 6 + rules], reply[6 + rules :]
+    return Outcome(_STATUSES[status], refused, retry_us, expire_us, now_us, shadows, used, details)

@@ -8,9 +8,11 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from services.common.errors import InvalidArgument
 from services.common.peer import peer_name
-from services.ratelimit.limiter import Decision, Limiter, Reservation, Settlement, Standing
-from services.ratelimit.policy import MAX_AMOUNT, Unit
+from services.ratelimit.decision import Decision, Settled, Standing
+from services.ratelimit.limiter import Limiter
+from services.ratelimit.plan import Renewal, Reservation, Settlement
 from services.ratelimit.ports import Caller
+from services.ratelimit.rule import MAX_AMOUNT, MAX_COST, Scope, Unit
 from weaver.common.v1 import identity_pb2
 from weaver.ratelimit.v1 import ratelimit_service_pb2 as pb
 from weaver.ratelimit.v1 import ratelimit_service_pb2_grpc as rpc
@@ -20,7 +22,20 @@ MAX_TIME_TO_LIVE_S = 3_600
 DEFAULT_TIME_TO_LIVE_US = 60_000_000
 
 _ID_BYTES = 16
-_UNITS = {Unit.REQUESTS: pb.UNIT_REQUESTS, Unit.TOKENS: pb.UNIT_TOKENS}
+_MODEL_CHARACTERS = 256
+_UNITS = {
+    Unit.REQUESTS: pb.UNIT_REQUESTS,
+    Unit.TOKENS: pb.UNIT_TOKENS,
+    Unit.COST: pb.UNIT_COST_MICROS,
+    Unit.CONCURRENCY: pb.UNIT_CONCURRENCY,
+}
+_SCOPES = {
+    Scope.PRINCIPAL: pb.SCOPE_PRINCIPAL,
+    Scope.TENANT: pb.SCOPE_TENANT,
+    Scope.ROLE: pb.SCOPE_ROLE,
+    Scope.MODEL: pb.SCOPE_MODEL,
+    Scope.GLOBAL: pb.SCOPE_GLOBAL,
+}
 _SOURCES = {"store": pb.SOURCE_STORE, "local": pb.SOURCE_LOCAL, "none": pb.SOURCE_NONE}
 
 
@@ -60,7 +75,9 @@ class RateLimitServicer(rpc.RateLimitServiceServicer):
     async def Settle(self, request: pb.SettleRequest, context: Any) -> pb.SettleResponse:
         """Settle a reservation with the real usage."""
         (result,) = await self._limiter.settle((_settlement(request, peer_name(context), ""),))
-        return pb.SettleResponse(settled=result.settled, limits=map(_limit, result.standings))
+        response = _settle_response(result)
+        response.limits.extend(map(_limit, result.standings))
+        return response
 
     async def BatchSettle(
         self,
@@ -76,25 +93,34 @@ class RateLimitServicer(rpc.RateLimitServiceServicer):
                 for index, item in enumerate(request.requests)
             ]
         )
-        return pb.BatchSettleResponse(
-            responses=[pb.SettleResponse(settled=result.settled) for result in results]
-        )
+        return pb.BatchSettleResponse(responses=[_settle_response(result) for result in results])
 
     async def Renew(self, request: pb.RenewRequest, context: Any) -> pb.RenewResponse:
         """Extend the time to live of a reservation."""
-        expire_us = await self._limiter.renew(
-            _caller(request.principal, peer_name(context), ""),
-            _id(request.reservation_id, ""),
-            _time_to_live_us(request, ""),
+        renewal = _renewal(request, peer_name(context), "")
+        return _renew_response(await self._limiter.renew_one(renewal))
+
+    async def BatchRenew(
+        self,
+        request: pb.BatchRenewRequest,
+        context: Any,
+    ) -> pb.BatchRenewResponse:
+        """Extend many reservations in one round trip."""
+        peer = peer_name(context)
+        _check_size(request.requests)
+        ends = await self._limiter.renew(
+            [
+                _renewal(item, peer, f"requests[{index}].")
+                for index, item in enumerate(request.requests)
+            ]
         )
-        time = Timestamp()
-        time.FromMicroseconds(expire_us)
-        return pb.RenewResponse(expire_time=time)
+        return pb.BatchRenewResponse(responses=map(_renew_response, ends))
 
     async def Peek(self, request: pb.PeekRequest, context: Any) -> pb.PeekResponse:
         """Read the state of a principal's limits."""
         caller = _caller(request.principal, peer_name(context), "")
-        standings, version, source = await self._limiter.peek(caller)
+        model = _model(request.model, "")
+        standings, version, source = await self._limiter.peek(caller, model)
         return pb.PeekResponse(
             limits=map(_limit, standings), policy_version=version, source=_SOURCES[source]
         )
@@ -102,10 +128,12 @@ class RateLimitServicer(rpc.RateLimitServiceServicer):
     async def GetUsage(self, request: pb.GetUsageRequest, context: Any) -> pb.GetUsageResponse:
         """Tell what a principal has used of each limit."""
         caller = _caller(request.principal, peer_name(context), "")
-        standings, version, source = await self._limiter.peek(caller)
+        model = _model(request.model, "") or None
+        standings, version, source = await self._limiter.peek(caller, model)
         return pb.GetUsageResponse(
             usages=[
-                pb.LimitUsage(limit=_limit(standing), used=standing.used) for standing in standings
+                pb.LimitUsage(limit=_limit(standing), used=standing.used, held=standing.held)
+                for standing in standings
             ],
             policy_version=version,
             source=_SOURCES[source],
@@ -119,6 +147,8 @@ def _reservation(request: pb.ReserveRequest, peer: str, path: str) -> Reservatio
         _amount(request.requests, path + "requests") or 1,
         _amount(request.tokens, path + "tokens"),
         _time_to_live_us(request, path),
+        _amount(request.cost_micros, path + "cost_micros", MAX_COST),
+        _model(request.model, path),
     )
 
 
@@ -127,12 +157,27 @@ def _settlement(request: pb.SettleRequest, peer: str, path: str) -> Settlement:
     tokens = _amount(usage.input_tokens, path + "usage.input_tokens")
     tokens += _amount(usage.output_tokens, path + "usage.output_tokens")
     return Settlement(
-        _caller(request.principal, peer, path), _id(request.reservation_id, path), tokens
+        _caller(request.principal, peer, path),
+        _id(request.reservation_id, path),
+        tokens,
+        _amount(request.cost_micros, path + "cost_micros", MAX_COST),
+        _model(request.model, path),
+    )
+
+
+def _renewal(request: pb.RenewRequest, peer: str, path: str) -> Renewal:
+    return Renewal(
+        _caller(request.principal, peer, path),
+        _id(request.reservation_id, path),
+        _time_to_live_us(request, path),
+        _model(request.model, path),
     )
 
 
 def _caller(principal: identity_pb2.Principal, peer: str, path: str) -> Caller:
-    caller = Caller(principal.tenant, principal.issuer, principal.subject, peer)
+    caller = Caller(
+        principal.tenant, principal.issuer, principal.subject, peer, tuple(principal.roles)
+    )
     if not caller.tenant or not caller.subject:
         field = "principal.subject" if caller.tenant else "principal.tenant"
         description = "must not be empty."
@@ -147,12 +192,19 @@ def _id(value: bytes, path: str) -> bytes:
     return value
 
 
-def _amount(value: int, field: str) -> int:
+def _model(name: str, path: str) -> str:
+    if len(name) > _MODEL_CHARACTERS:
+        description = f"must be at most {_MODEL_CHARACTERS} characters."
+        raise InvalidArgument.of_field(path + "model", description)
+    return name
+
+
+def _amount(value: int, field: str, most: int = MAX_AMOUNT) -> int:
     """Return an amount, cut to one more than any limit allows, which no rule admits."""
     if value < 0:
         description = "must not be negative."
         raise InvalidArgument.of_field(field, description)
-    return min(value, MAX_AMOUNT + 1)
+    return min(value, most + 1)
 
 
 def _time_to_live_us(request: pb.ReserveRequest | pb.RenewRequest, path: str) -> int:
@@ -180,21 +232,45 @@ def _reserve_response(reservation_id: bytes, decision: Decision) -> pb.ReserveRe
         refused_by=decision.refused_by,
         policy_version=decision.policy_version,
         source=_SOURCES[decision.source],
+        shadow_refused_by=decision.shadows,
     )
+    if decision.expire_us:
+        response.expire_time.FromMicroseconds(decision.expire_us)
     if decision.retry_after_us is not None:
         response.retry_after.CopyFrom(_duration(decision.retry_after_us))
     return response
 
 
+def _settle_response(result: Settled) -> pb.SettleResponse:
+    return pb.SettleResponse(
+        settled=result.settled,
+        tokens_beyond_bound=result.beyond.get(Unit.TOKENS, 0),
+        cost_micros_beyond_bound=result.beyond.get(Unit.COST, 0),
+    )
+
+
+def _renew_response(expire_us: int) -> pb.RenewResponse:
+    if not expire_us:
+        return pb.RenewResponse()
+    time = Timestamp()
+    time.FromMicroseconds(expire_us)
+    return pb.RenewResponse(expire_time=time)
+
+
 def _limit(standing: Standing) -> pb.LimitState:
     rule = standing.rule
+    reset_us, window_us = standing.reset_after_us, standing.window_us
     return pb.LimitState(
         name=rule.name,
         unit=_UNITS[rule.unit],
         limit=rule.burst,
         remaining=standing.remaining,
-        reset_after=_duration(standing.reset_after_us),
-        window=_duration(int(rule.window_s * 1_000_000)),
+        reset_after=None if reset_us is None else _duration(reset_us),
+        window=None if window_us is None else _duration(window_us),
+        scope=_SCOPES[rule.scope],
+        scope_key=standing.key,
+        shadow=rule.shadow,
+        refuses=standing.refuses,
     )
 
 

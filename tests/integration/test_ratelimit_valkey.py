@@ -9,14 +9,12 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
-from services.ratelimit.account import Account
 from services.ratelimit.connection import Address, Connection, open_connection
-from services.ratelimit.policy import MICRO, Policy
-from services.ratelimit.ports import Caller, Operation, Outcome, Status, StoreUnavailable, Verb
+from services.ratelimit.policy import Policy, account_of
+from services.ratelimit.ports import Caller, Operation, Status, StoreUnavailable, Verb
 from services.ratelimit.redis_store import RedisStore
+from services.ratelimit.rule import MICRO, RuleSet
 from tests.fakes.valkey import Valkey
 
 TIMEOUT_S = 0.05
@@ -77,8 +75,13 @@ def new_caller() -> Caller:
 
 
 def reserve(caller: Caller, policy: Policy, *, tokens: int = 0) -> Operation:
-    amounts = policy.amounts(requests=1, tokens=tokens)
-    return Operation(Verb.RESERVE, caller, amounts, secrets.token_bytes(16), 60 * MICRO)
+    own = RuleSet(policy.rules)
+    amounts, id_ = own.amounts(requests=1, tokens=tokens), b"gateway:" + secrets.token_bytes(16)
+    return Operation(Verb.RESERVE, account(caller), id_, own, amounts, 60 * MICRO)
+
+
+def account(caller: Caller) -> bytes:
+    return account_of("principal", caller.tenant, caller.issuer, caller.subject)
 
 
 def assert_promise_6(times_us: Sequence[int], rate: float, burst: int) -> None:
@@ -101,7 +104,7 @@ async def test_for_every_interval_admitted_is_at_most_burst_plus_rate_times_time
     async def call(store: RedisStore) -> list[int]:
         times = []
         while time.monotonic() < end:
-            (outcome,) = await store.apply([reserve(caller, policy)], policy)
+            (outcome,) = await store.apply([reserve(caller, policy)])
             if outcome.status is Status.DONE:
                 times.append(outcome.now_us)
         return times
@@ -122,7 +125,7 @@ async def test_concurrent_reservations_never_overspend_a_token_budget(
     batches = [operations[start::4] for start in range(4)]
     started = time.monotonic()
     results = await asyncio.gather(
-        *(store.apply(batch, policy) for store, batch in zip(stores, batches, strict=True))
+        *(store.apply(batch) for store, batch in zip(stores, batches, strict=True))
     )
     assert time.monotonic() - started < 2
     admitted = [outcome for outcome in itertools.chain(*results) if outcome.status is Status.DONE]
@@ -136,10 +139,11 @@ async def test_a_lost_script_is_invisible(stack: AsyncExitStack, valkey: Valkey)
     connection = await admin(stack, valkey)
     for _ in range(3):
         await connection.exchange([("SCRIPT", "FLUSH")])
-        outcomes = await store.apply([reserve(caller, policy), reserve(caller, policy)], policy)
+        outcomes = await store.apply([reserve(caller, policy), reserve(caller, policy)])
         assert [outcome.status for outcome in outcomes] == [Status.DONE] * 2
-    peek = Operation(Verb.PEEK, caller, policy.amounts())
-    (outcome,) = await store.apply([peek], policy)
+    own = RuleSet(policy.rules)
+    peek = Operation(Verb.PEEK, account(caller), b"", own, own.nothing)
+    (outcome,) = await store.apply([peek])
     assert round(outcome.used[0] / MICRO) == 6
     assert watch.changes == [True]
 
@@ -154,11 +158,11 @@ async def test_a_killed_store_costs_nothing_and_comes_back_by_itself(
     started = time.monotonic()
     for _ in range(1000):
         with pytest.raises(StoreUnavailable):
-            await store.apply([reserve(caller, policy)], policy)
+            await store.apply([reserve(caller, policy)])
     assert time.monotonic() - started < TIMEOUT_S * 10
     valkey.start()
     await watch.until(up=True, within_s=2)
-    (outcome,) = await store.apply([reserve(caller, policy)], policy)
+    (outcome,) = await store.apply([reserve(caller, policy)])
     assert outcome.status is Status.DONE
     assert watch.changes == [True, False, True]
 
@@ -171,16 +175,16 @@ async def test_a_paused_store_costs_one_deadline_and_then_nothing(
     valkey.pause()
     started = time.monotonic()
     with pytest.raises(StoreUnavailable, match="in time"):
-        await store.apply([reserve(caller, policy)], policy)
+        await store.apply([reserve(caller, policy)])
     assert TIMEOUT_S <= time.monotonic() - started < TIMEOUT_S * 2
     await watch.until(up=False, within_s=1)
     started = time.monotonic()
     with pytest.raises(StoreUnavailable):
-        await store.apply([reserve(caller, policy)], policy)
+        await store.apply([reserve(caller, policy)])
     assert time.monotonic() - started < TIMEOUT_S / 2
     valkey.resume()
     await watch.until(up=True, within_s=2)
-    (outcome,) = await store.apply([reserve(new_caller(), policy)], policy)
+    (outcome,) = await store.apply([reserve(new_caller(), policy)])
     assert outcome.status is Status.DONE
 
 
@@ -192,9 +196,9 @@ async def test_a_short_pause_fails_some_calls_and_keeps_the_connection(
     store, watch = await open_store(stack, where, timeout_s=0.3)
     valkey.pause()
     with pytest.raises(StoreUnavailable):
-        await store.apply([reserve(new_caller(), policy)], policy)
+        await store.apply([reserve(new_caller(), policy)])
     valkey.resume()
-    (outcome,) = await store.apply([reserve(new_caller(), policy)], policy)
+    (outcome,) = await store.apply([reserve(new_caller(), policy)])
     assert outcome.status is Status.DONE
     assert watch.changes == [True]
 
@@ -207,10 +211,10 @@ async def test_a_store_that_is_not_there_at_the_start_is_found_later(
     assert (watch.up, watch.changes) == (False, [False])
     policy = Policy.from_limits(rps=1, burst=1)
     with pytest.raises(StoreUnavailable):
-        await store.apply([reserve(new_caller(), policy)], policy)
+        await store.apply([reserve(new_caller(), policy)])
     with server:
         await watch.until(up=True, within_s=2)
-        (outcome,) = await store.apply([reserve(new_caller(), policy)], policy)
+        (outcome,) = await store.apply([reserve(new_caller(), policy)])
         assert outcome.status is Status.DONE
 
 
@@ -222,7 +226,7 @@ async def test_a_store_that_takes_no_writes_is_down(
     await connection.exchange([("REPLICAOF", "127.0.0.1", "1")])
     policy = Policy.from_limits(rps=1, burst=1)
     with pytest.raises(StoreUnavailable, match="READONLY"):
-        await store.apply([reserve(new_caller(), policy)], policy)
+        await store.apply([reserve(new_caller(), policy)])
     await watch.until(up=False, within_s=1)
     await connection.exchange([("REPLICAOF", "NO", "ONE")])
     await watch.until(up=True, within_s=2)
@@ -262,61 +266,15 @@ async def test_accounts_expire_by_themselves(stack: AsyncExitStack, valkey: Valk
     policy, caller = Policy.from_limits(rps=100, burst=5, tokens_per_minute=6000), new_caller()
     store, _ = await open_store(stack, Address(unix_socket=valkey.socket))
     operation = reserve(caller, policy, tokens=5)
-    settlement = Operation(Verb.SETTLE, caller, policy.amounts(tokens=5), operation.reservation_id)
-    await store.apply([operation, settlement], policy)
+    own = operation.rules
+    amounts = own.amounts(tokens=5)
+    settlement = Operation(Verb.SETTLE, account(caller), operation.identity, own, amounts)
+    await store.apply([operation, settlement])
     connection = await admin(stack, valkey)
     (keys,) = await connection.exchange([("KEYS", "wrl:{*")])
     assert isinstance(keys, list)
     lives = await connection.exchange([("PTTL", key) for key in keys])
     assert len(lives) == 2
-    account, mark = sorted(int(str(life)) for life in lives)
-    assert 0 < account <= 60
+    full, mark = sorted(int(str(life)) for life in lives)
+    assert 0 < full <= 60
     assert 9_000 < mark <= 10_000
-
-
-def _operation(number: int, choice: tuple[str, int, int, int]) -> Operation:
-    verb, which, amount, ttl_ms = choice
-    return Operation(
-        Verb(verb),
-        Caller("acme", "apikey", "", "gateway"),
-        [(1 + which % 2) * MICRO if verb == "reserve" else 0, amount * MICRO],
-        (which if verb != "reserve" or which < 3 else 100 + number).to_bytes(16),
-        ttl_ms * 1000,
-    )
-
-
-choices = st.tuples(
-    st.sampled_from([verb.value for verb in Verb] + ["reserve", "settle"]),
-    st.integers(0, 8),
-    st.integers(0, 30),
-    st.integers(1, 20),
-)
-
-
-@settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
-@given(steps=st.lists(st.tuples(choices, st.sampled_from([0, 0, 0, 1, 5])), max_size=25))
-def test_the_script_does_what_the_account_does_step_by_step(
-    valkey: Valkey, steps: list[tuple[tuple[str, int, int, int], int]]
-) -> None:
-    policy = Policy.from_limits(rps=300.7, burst=3, tokens_per_minute=50)
-    subject = secrets.token_hex(8)
-
-    async def play() -> None:
-        account = Account()
-        async with AsyncExitStack() as stack:
-            where = Address(unix_socket=valkey.socket)
-            store, _ = await open_store(stack, where, timeout_s=2)
-            for number, (choice, pause_ms) in enumerate(steps):
-                raw = _operation(number, choice)
-                caller = Caller("acme", "apikey", subject, "gateway")
-                operation = Operation(
-                    raw.verb, caller, raw.amounts, raw.reservation_id, raw.time_to_live_us
-                )
-                (real,) = await store.apply([operation], policy)
-                model: Outcome = account.apply(operation, policy, real.now_us)
-                assert real == model
-                await asyncio.sleep(pause_ms / 1000)
-
-    asyncio.run(play())

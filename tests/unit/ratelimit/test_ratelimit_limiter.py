@@ -5,8 +5,9 @@ from collections.abc import Sequence
 import pytest
 
 from services.common.errors import NotFound, Unavailable
-from services.ratelimit.limiter import Limiter, OnStoreFailure, Reservation, Settlement
+from services.ratelimit.limiter import Limiter, OnStoreFailure
 from services.ratelimit.memory_store import MemoryStore
+from services.ratelimit.plan import Renewal, Reservation, Settlement
 from services.ratelimit.policy import Policy
 from services.ratelimit.ports import Caller, Operation, Outcome, StoreUnavailable
 
@@ -33,6 +34,14 @@ class Counts:
     def __init__(self) -> None:
         self.decisions: list[tuple[bool, str, str]] = []
         self.answers = 0
+        self.shadows: list[str] = []
+        self.beyond: list[tuple[str, int]] = []
+
+    def shadow_refused(self, rule: str) -> None:
+        self.shadows.append(rule)
+
+    def used_beyond_bound(self, unit: str, amount: int) -> None:
+        self.beyond.append((unit, amount))
 
     def decided(self, *, admitted: bool, rule: str, source: str) -> None:
         self.decisions.append((admitted, rule, source))
@@ -48,10 +57,10 @@ class BreakableStore:
         self._store = MemoryStore(clock)
         self.up = True
 
-    async def apply(self, operations: Sequence[Operation], policy: Policy) -> Sequence[Outcome]:
+    async def apply(self, operations: Sequence[Operation]) -> Sequence[Outcome]:
         if not self.up:
             raise StoreUnavailable
-        return await self._store.apply(operations, policy)
+        return await self._store.apply(operations)
 
 
 class Rig:
@@ -136,7 +145,7 @@ async def test_allow_admits_everything_while_the_store_is_down() -> None:
     assert all(decision.admitted and decision.source == "none" for decision in decisions)
     (result,) = await rig.limiter.settle([Settlement(CALLER, bytes(16), 5)])
     assert not result.settled
-    assert await rig.limiter.renew(CALLER, bytes(16), 1_000_000) == 51_000_000
+    assert await rig.limiter.renew_one(Renewal(CALLER, bytes(16), 1_000_000)) == 51_000_000
     assert await rig.limiter.peek(CALLER) == ([], POLICY.version, "none")
 
 
@@ -145,7 +154,7 @@ async def test_a_local_reservation_is_settled_after_the_store_is_back() -> None:
     rig.store.up = False
     await rig.limiter.reserve([reservation(7, tokens=100)])
     rig.store.up = True
-    assert await rig.limiter.renew(CALLER, (7).to_bytes(16), 1_000_000) == 51_000_000
+    assert await rig.limiter.renew_one(Renewal(CALLER, (7).to_bytes(16), 1_000_000)) == 51_000_000
     (result,) = await rig.limiter.settle([Settlement(CALLER, (7).to_bytes(16), 10)])
     assert result.settled
     rig.store.up = False
@@ -168,11 +177,11 @@ async def test_a_stores_reservation_cannot_be_settled_while_it_is_down_and_stays
 async def test_renewing_what_nobody_knows_is_not_found() -> None:
     rig = Rig("local")
     with pytest.raises(NotFound) as caught:
-        await rig.limiter.renew(CALLER, bytes(16), 1000)
+        await rig.limiter.renew_one(Renewal(CALLER, bytes(16), 1000))
     assert caught.value.reason == "RESERVATION_NOT_FOUND"
     rig.store.up = False
     with pytest.raises(NotFound):
-        await rig.limiter.renew(CALLER, bytes(16), 1000)
+        await rig.limiter.renew_one(Renewal(CALLER, bytes(16), 1000))
 
 
 async def test_peeking_charges_nothing() -> None:

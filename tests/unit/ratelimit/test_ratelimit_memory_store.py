@@ -2,7 +2,8 @@
 
 from services.ratelimit.memory_store import MemoryStore
 from services.ratelimit.policy import Policy
-from services.ratelimit.ports import Caller, Operation, Status, Verb
+from services.ratelimit.ports import Operation, Status, Verb
+from services.ratelimit.rule import RuleSet
 
 POLICY = Policy.from_limits(rps=1, burst=1)
 
@@ -21,11 +22,10 @@ class TurnableClock:
 
 
 async def reserve(store: MemoryStore, subject: str) -> Status:
-    caller = Caller("acme", "apikey", subject, "gateway")
-    amounts = POLICY.amounts(requests=1)
-    (outcome,) = await store.apply(
-        [Operation(Verb.RESERVE, caller, amounts, bytes(16), 1000)], POLICY
-    )
+    own = RuleSet(POLICY.rules)
+    amounts = own.amounts(requests=1)
+    operation = Operation(Verb.RESERVE, subject.encode(), bytes(16), own, amounts, 1000)
+    (outcome,) = await store.apply([operation])
     return outcome.status
 
 
