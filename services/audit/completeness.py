@@ -80,6 +80,7 @@ class Completeness:
         self._judged = judged
         self._settled = (start + judged) // 2 if start else -1
         self._taken = 0
+        self.newest_time = ""
         self._listeners = listeners or {}
         self._sequences: dict[tuple[str, int], _Sequence] = {}
         self._open: dict[tuple[str, int, int], int] = {}
@@ -94,6 +95,7 @@ class Completeness:
             message = f"record {index} is not a record of a known schema"
             self._add("unreadable", message, index)
             return
+        self.newest_time = max(self.newest_time, summary.event_time)
         if 0 <= self._settled <= index:
             self._settle()
         name = (summary.id.instance, summary.id.epoch, summary.id.sequence)

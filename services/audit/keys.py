@@ -1,20 +1,21 @@
-"""The private keys that sign checkpoints: made, loaded, checked, never shown.
+"""The private keys that sign checkpoints: made, loaded from PEM, checked, never shown.
 
-A key that is weak, encrypted without a passphrase, readable by everybody or not its public key's
-other half is refused with a sentence that names the variable.
+A key that is weak, encrypted without a passphrase, of another kind or not its public key's other
+half is refused with a sentence that names the variable. Files are the room of `keyfiles`.
 """
 
-import os
-import stat
-from collections.abc import Callable
-from pathlib import Path
-from typing import TypeVar
+import re
+from collections.abc import Sequence
+from typing import NoReturn, TypeVar
 
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
     Encoding,
+    KeySerializationEncryption,
     NoEncryption,
     PrivateFormat,
     load_pem_private_key,
@@ -23,17 +24,19 @@ from cryptography.hazmat.primitives.serialization import (
 
 from services.audit.note import PublicKey, VerifierKey
 
-RSA_FILE = "telemetry_signing_key.pem"
-RSA_PUBLIC_FILE = "telemetry_verification_key.pem"
-ED25519_FILE = "audit_ed25519_key.pem"
 DEFAULT_RSA_BITS = 4096
+RECOMMENDED_BITS = 4096
 RSA_SIZES = (2048, 3072, 4096)
 _MIN_BITS = 2048
 _MIN_BITS_PRODUCTION = 3072
 _PUBLIC_EXPONENT = 65537
+_LABEL = re.compile(r"-----BEGIN ([A-Z0-9 ]+)-----")
+_PRIVATE = re.compile(
+    rb"-----BEGIN ((?:[A-Z0-9]+ )*PRIVATE KEY)-----.+?-----END \1-----", re.DOTALL
+)
 
 PrivateKey = rsa.RSAPrivateKey | Ed25519PrivateKey
-Key = TypeVar("Key", bound=PrivateKey)
+Key = TypeVar("Key", rsa.RSAPrivateKey, Ed25519PrivateKey)
 
 
 class KeyProblem(Exception):  # noqa: N818 - named for what it is
@@ -69,39 +72,70 @@ class Signer:
         return self._key.sign(message, padding.PKCS1v15(), hashes.SHA256())
 
 
-def load_rsa(pem: bytes, source: str, *, production: bool) -> rsa.RSAPrivateKey:
+def load_rsa(
+    pem: bytes, source: str, *, production: bool, passphrase: bytes | None = None
+) -> rsa.RSAPrivateKey:
     """Return the RSA key of a PEM text.
 
     Args:
-        pem: the text.
+        pem: the text; what stands outside the PEM block is skipped.
         source: the variable or file that it is from, for the message.
         production: refuse under 3072 bits instead of under 2048.
+        passphrase: opens an encrypted key.
 
     Raises:
-        KeyProblem: it is no such key, encrypted, or too weak.
+        KeyProblem: it is no such key, cannot be decrypted, or is too weak.
     """
-    key = _load(pem, source)
+    key = load_private(pem, source, passphrase)
     if not isinstance(key, rsa.RSAPrivateKey):
-        msg = f"{source}: holds no RSA private key."
-        raise KeyProblem(msg)
+        _refuse(source, "holds no RSA private key but one of another kind.")
     least = _MIN_BITS_PRODUCTION if production else _MIN_BITS
     if key.key_size < least:
-        msg = f"{source}: the RSA key has {key.key_size} bits; at least {least} are needed here."
-        raise KeyProblem(msg)
+        _refuse(source, f"the RSA key has {key.key_size} bits; at least {least} are needed here.")
     return key
 
 
-def load_ed25519(pem: bytes, source: str) -> Ed25519PrivateKey:
+def load_ed25519(pem: bytes, source: str, *, passphrase: bytes | None = None) -> Ed25519PrivateKey:
     """Return the Ed25519 key of a PEM text.
 
     Raises:
-        KeyProblem: it is no such key, or encrypted.
+        KeyProblem: it is no such key, or cannot be decrypted.
     """
-    key = _load(pem, source)
+    key = load_private(pem, source, passphrase)
     if not isinstance(key, Ed25519PrivateKey):
-        msg = f"{source}: holds no Ed25519 private key."
-        raise KeyProblem(msg)
+        _refuse(source, "holds no Ed25519 private key but one of another kind.")
     return key
+
+
+def load_private(pem: bytes, source: str, passphrase: bytes | None = None) -> object:
+    """Return the private key of a PEM text, of whatever kind.
+
+    Raises:
+        KeyProblem: it is none, or cannot be decrypted.
+    """
+    block = _PRIVATE.search(pem)
+    if block is None:
+        _refuse(source, _why_not_private(pem))
+    if b"OPENSSH" in block[1]:
+        why = "holds a key in OpenSSH's format, not in PKCS#8; `ssh-keygen -p -m PKCS8` turns it."
+        _refuse(source, why)
+    encrypted = b"ENCRYPTED" in block[0]
+    if encrypted and passphrase is None:
+        _refuse(source, "the key is encrypted, and no passphrase is set.")
+    try:
+        return load_pem_private_key(block[0], password=passphrase if encrypted else None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        why = (
+            "the passphrase does not open the key, or the key is damaged."
+            if encrypted
+            else "holds no private key in PEM: what stands between the markers is damaged."
+        )
+        _refuse(source, why)
+
+
+def blocks(pem: bytes) -> Sequence[bytes]:
+    """Return each private key of a PEM text that may hold several."""
+    return [match[0] for match in _PRIVATE.finditer(pem)]
 
 
 def check_pair(private: PrivateKey, public_pem: bytes, source: str) -> None:
@@ -111,8 +145,7 @@ def check_pair(private: PrivateKey, public_pem: bytes, source: str) -> None:
         KeyProblem: it is not, or no public key.
     """
     if public_key(public_pem, source) != private.public_key():
-        msg = f"{source}: is not the public half of the signing key."
-        raise KeyProblem(msg)
+        _refuse(source, "is not the public half of the signing key.")
 
 
 def public_key(pem: bytes, source: str) -> PublicKey:
@@ -121,30 +154,15 @@ def public_key(pem: bytes, source: str) -> PublicKey:
     Raises:
         KeyProblem: it is no such key.
     """
+    if b"PRIVATE KEY-----" in pem:
+        _refuse(source, "holds a private key where the public one belongs; replace both.")
     try:
         key = load_pem_public_key(pem)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, UnsupportedAlgorithm):
         key = None
     if not isinstance(key, PublicKey):
-        msg = f"{source}: holds no RSA or Ed25519 public key in PEM."
-        raise KeyProblem(msg)
+        _refuse(source, "holds no RSA or Ed25519 public key in PEM.")
     return key
-
-
-def check_file(path: Path, source: str) -> None:
-    """Refuse a private key's file that everybody can read.
-
-    Raises:
-        KeyProblem: it is, or it is not there.
-    """
-    try:
-        mode = path.stat().st_mode
-    except OSError as error:
-        msg = f"{source}: cannot read {path}: {error.strerror}."
-        raise KeyProblem(msg) from None
-    if mode & (stat.S_IROTH | stat.S_IWOTH):
-        msg = f"{source}: {path} can be read by everybody; `chmod 600` it and replace the key."
-        raise KeyProblem(msg)
 
 
 def generate_rsa(bits: int = DEFAULT_RSA_BITS) -> rsa.RSAPrivateKey:
@@ -157,80 +175,24 @@ def generate_ed25519() -> Ed25519PrivateKey:
     return Ed25519PrivateKey.generate()
 
 
-def private_pem(key: PrivateKey) -> bytes:
-    """Return a private key in PEM (PKCS#8)."""
-    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+def private_pem(key: PrivateKey, passphrase: bytes | None = None) -> bytes:
+    """Return a private key in PEM (PKCS#8), encrypted if there is a passphrase."""
+    encryption: KeySerializationEncryption = NoEncryption()
+    if passphrase is not None:
+        encryption = BestAvailableEncryption(passphrase)
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption)
 
 
-def write_private(path: Path, key: PrivateKey) -> None:
-    """Write a private key into a new file, `0600` in a directory that is `0700` when made.
-
-    Raises:
-        KeyProblem: the file is there already, or cannot be made.
-    """
-    _write_new(path, private_pem(key), 0o600)
-
-
-def write_public(path: Path, key: PrivateKey) -> None:
-    """Write the public half of a key into a new file, `0644`.
-
-    Raises:
-        KeyProblem: the file is there already, or cannot be made.
-    """
-    _write_new(path, VerifierKey("public", key.public_key()).pem.encode(), 0o644)
+def _why_not_private(pem: bytes) -> str:
+    label = _LABEL.search(pem.decode("ascii", errors="replace"))
+    if label is None:
+        return "holds no private key: it is not PEM."
+    if label[1].endswith("PRIVATE KEY"):
+        return "holds no whole private key: the PEM text breaks off."
+    what = label[1].lower()
+    return f"holds no private key but a {what}; the private key is wanted here."
 
 
-def load_or_make_rsa(directory: Path, bits: int = DEFAULT_RSA_BITS) -> rsa.RSAPrivateKey:
-    """Return the RSA key of a development machine, made on first use.
-
-    Raises:
-        KeyProblem: the file holds something else, or cannot be made.
-    """
-    path = directory / RSA_FILE
-    if not path.exists():
-        key = generate_rsa(bits)
-        write_private(path, key)
-        (directory / RSA_PUBLIC_FILE).unlink(missing_ok=True)
-        write_public(directory / RSA_PUBLIC_FILE, key)
-    return _load_file(path, lambda pem: load_rsa(pem, str(path), production=False))
-
-
-def load_or_make_ed25519(directory: Path) -> Ed25519PrivateKey:
-    """Return the Ed25519 key of a development machine, made on first use.
-
-    Raises:
-        KeyProblem: the file holds something else, or cannot be made.
-    """
-    path = directory / ED25519_FILE
-    if not path.exists():
-        write_private(path, generate_ed25519())
-    return _load_file(path, lambda pem: load_ed25519(pem, str(path)))
-
-
-def _load_file(path: Path, load: Callable[[bytes], Key]) -> Key:
-    check_file(path, str(path))
-    return load(path.read_bytes())
-
-
-def _load(pem: bytes, source: str) -> object:
-    try:
-        return load_pem_private_key(pem, password=None)
-    except TypeError:
-        msg = f"{source}: the key is encrypted, and no passphrase can be given; decrypt it."
-        raise KeyProblem(msg) from None
-    except ValueError:
-        msg = f"{source}: holds no private key in PEM."
-        raise KeyProblem(msg) from None
-
-
-def _write_new(path: Path, data: bytes, mode: int) -> None:
-    try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(descriptor)
-    except OSError as error:
-        msg = f"{path}: cannot make the key's file: {error.strerror}."
-        raise KeyProblem(msg) from None
+def _refuse(source: str, why: str) -> NoReturn:
+    msg = f"{source}: {why}"
+    raise KeyProblem(msg) from None

@@ -58,12 +58,6 @@ class LogMetrics:
         self._disk_errors = Counter(
             "audit_disk_errors", "What the disk refused.", ["operation"], registry=registry
         )
-        self._key_age = Gauge(
-            "audit_key_age_days",
-            "Days since a signing key was first used.",
-            ["algorithm"],
-            registry=registry,
-        )
         age = Gauge(
             "audit_checkpoint_age_seconds",
             "How long durable records have been waiting for a checkpoint; 0 when none wait.",
@@ -125,12 +119,6 @@ class LogMetrics:
             return
         self._health.set("disk", True)  # noqa: FBT003
         self._health.set("", True)  # noqa: FBT003
-
-    def key_used_since(self, algorithm: str, start: float) -> None:
-        """A signing key was first used at a Unix time."""
-        self._key_age.labels(algorithm=algorithm).set_function(
-            lambda: max(0.0, self._clock.time() - start) / 86_400
-        )
 
     def _checkpoint_age(self) -> float:
         since = self._behind_since

@@ -9,7 +9,7 @@ import binascii
 import re
 from collections.abc import Sequence
 from hashlib import sha256
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
@@ -33,6 +33,7 @@ _ED25519_SIZE = 32
 _NAME = re.compile(r"[^\s+\x00-\x1f\x7f]+")
 
 PublicKey = RSAPublicKey | Ed25519PublicKey
+Algorithm = Literal["RSA", "Ed25519"]
 
 
 class NoteError(ValueError):
@@ -93,7 +94,7 @@ class VerifierKey:
         self.name = name
         self.public_key = public_key
         if isinstance(public_key, RSAPublicKey):
-            self.algorithm = "RSA"
+            self.algorithm: Algorithm = "RSA"
             self._encoded = RSA_TYPE + public_key.public_bytes(
                 Encoding.DER, PublicFormat.SubjectPublicKeyInfo
             )

@@ -48,10 +48,9 @@ class RecordId(msgspec.Struct, frozen=True, gc=False):
 
 
 class Principal(msgspec.Struct, omit_defaults=True, gc=False):
-    """Who a request was made for; `pseudonym` says that the subject is one."""
+    """Who a request was made for."""
 
     issuer: str = ""
-    pseudonym: bool = False
     roles: list[str] = []
     subject: str = ""
     tenant: str = ""
@@ -104,7 +103,6 @@ class Record(
     commitments: list[Commitment] = []
     cost_micros: int = 0
     count: int = 0
-    decision: str = ""
     duration_us: int = 0
     event_time: str
     http_status: int = 0

@@ -1,8 +1,11 @@
 """Whether the archive of public keys and the log agree on when keys came and went."""
 
+import contextlib
+from datetime import datetime
+
 import msgspec
 
-from services.audit.archive import ArchivedKey
+from services.audit.archive import DAY_S, ArchivedKey
 from services.audit.report import Report
 from services.audit.signatures import Keys
 
@@ -23,35 +26,81 @@ class Rotations:
     def __init__(self, report: Report) -> None:
         """See the class."""
         self._report = report
-        self._announced: dict[int, tuple[str, str]] = {}
+        self._announced: dict[int, str] = {}
+        self._retired: dict[int, str] = {}
 
     def take(self, index: int, entry: bytes) -> None:
         """Read the record of a rotation."""
         attributes = msgspec.json.decode(entry, type=_Rotation).attributes
-        named = attributes.get("action", ""), attributes.get("fingerprint", "")
-        self._announced[index] = named
+        if attributes.get("action") in {"added", "rotated"}:
+            self._announced[index] = attributes.get("new_fingerprint", "")
+        if attributes.get("action") in {"retired", "rotated"}:
+            self._retired[index] = attributes.get("old_fingerprint", "")
 
-    def compare(self, keys: Keys, *, whole: bool) -> None:
+    def compare(self, keys: Keys, *, whole: bool, newest_time: str = "") -> None:
         """Report entries of the archive that the log does not bear out.
 
         Args:
             keys: whose archive it is, if there is one.
             whole: whether every record was read; else only those that were can contradict.
+            newest_time: the latest time of a record that was read.
         """
+        for term in keys.terms:
+            self._compare(term, "announces", self._announced, term.start_record, whole=whole)
+            self._compare(term, "retires", self._retired, term.end_record, whole=whole)
         if keys.archive is None:
             return
-        for archived in keys.archive.keys:
-            self._compare(archived, "added", archived.start_record, whole=whole)
-            self._compare(archived, "retired", archived.end_record, whole=whole)
+        if whole:
+            self._compare_archive(keys)
+        with contextlib.suppress(ValueError):  # A record's time that is none proves nothing.
+            self._compare_times(keys, datetime.fromisoformat(newest_time))
 
-    def _compare(self, archived: ArchivedKey, action: str, at: int | None, *, whole: bool) -> None:
+    def _compare(
+        self, term: ArchivedKey, what: str, said: dict[int, str], at: int | None, *, whole: bool
+    ) -> None:
         if at is None or at >= self._report.size:
             return  # Announced behind the checkpoint, or not yet.
-        said = self._announced.get(at)
-        if said == (action, archived.fingerprint) or (said is None and not whole):
+        found = said.get(at)
+        if found == term.fingerprint or (found is None and not whole):
             return
         message = (
-            f"the archive says that record {at} announces the {archived.algorithm} key "
-            f"{archived.fingerprint[:16]} as {action}; it does not"
+            f"the archive says that record {at} {what} the {term.algorithm} key "
+            f"{term.fingerprint[:16]}; it does not"
         )
         self._report.add("signatures", "wrongly signed", message, index=at)
+
+    def _compare_archive(self, keys: Keys) -> None:
+        """Report keys that the log announces and the archive does not know."""
+        known = {term.fingerprint for term in keys.terms}
+        for at, fingerprint in self._announced.items():
+            if fingerprint not in known and at < self._report.size:
+                message = (
+                    f"record {at} announces the key {fingerprint[:16]}, which the archive of keys "
+                    f"does not have"
+                )
+                self._report.add("signatures", "missing", message, index=at)
+
+    def _compare_times(self, keys: Keys, newest: datetime) -> None:
+        """Report keys that signed the newest checkpoint after their time, or before it.
+
+        The clocks of services differ, so what came a day too early passes; what came too late had
+        the whole grace period.
+        """
+        signed = {line.fingerprint for line in self._report.signatures if line.state == "good"}
+        for fingerprint in signed:
+            terms = [term for term in keys.terms if term.fingerprint == fingerprint]
+            if not terms or any(_covers(term, newest) for term in terms):
+                continue
+            message = (
+                f"checkpoint: the {terms[-1].algorithm} key {fingerprint[:16]} signed it outside "
+                f"its validity: {terms[-1].validity}, and the log has a record of {newest}"
+            )
+            self._report.add("signatures", "wrongly signed", message, path="checkpoint")
+
+
+def _covers(term: ArchivedKey, moment: datetime) -> bool:
+    start = datetime.fromisoformat(term.start_time)
+    if (start - moment).total_seconds() > DAY_S:
+        return False
+    end = term.accepted_until or term.end_time
+    return end is None or moment <= datetime.fromisoformat(end)

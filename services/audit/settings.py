@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import NoDecode
 
+from services.audit.archive import GRACE_DAYS
 from services.audit.note import valid_name
 from services.common.settings import CommonSettings, SettingsError
 
@@ -70,12 +71,60 @@ class AuditSettings(CommonSettings):
     signing_key_file: Path | None = Field(
         None,
         validation_alias="WEAVER_TELEMETRY_SIGNING_KEY_FILE",
-        description="The file that holds the RSA private key; not readable by everybody.",
+        description=(
+            "The file that holds the RSA private key, for its owner alone. It is read again when "
+            "it changes, and on SIGHUP."
+        ),
+    )
+    signing_key_passphrase: SecretStr | None = Field(
+        None,
+        validation_alias="WEAVER_TELEMETRY_SIGNING_KEY_PASSPHRASE",
+        description="Opens the RSA private key, and the previous one, where they are encrypted.",
+    )
+    signing_key_passphrase_file: Path | None = Field(
+        None,
+        validation_alias="WEAVER_TELEMETRY_SIGNING_KEY_PASSPHRASE_FILE",
+        description="The file that holds that passphrase.",
+    )
+    signing_key_previous: SecretStr | None = Field(
+        None,
+        validation_alias="WEAVER_TELEMETRY_SIGNING_KEY_PREVIOUS",
+        description=(
+            "The RSA private key that the new one replaces: it endorses the new one and then "
+            "signs no more. Without it a change over a restart is recorded as unendorsed."
+        ),
+    )
+    signing_key_previous_file: Path | None = Field(
+        None,
+        validation_alias="WEAVER_TELEMETRY_SIGNING_KEY_PREVIOUS_FILE",
+        description="The file that holds it. Unset: `<key>.previous.pem` beside the key's file.",
     )
     verification_key: SecretStr | None = Field(
         None,
         validation_alias="WEAVER_TELEMETRY_VERIFICATION_KEY",
         description="The RSA public key in PEM; when set, it must be the signing key's half.",
+    )
+    verification_key_file: Path | None = Field(
+        None,
+        validation_alias="WEAVER_TELEMETRY_VERIFICATION_KEY_FILE",
+        description="The file that holds the RSA public key.",
+    )
+    key_grace_days: float = Field(
+        GRACE_DAYS,
+        ge=0,
+        le=3650,
+        validation_alias="WEAVER_TELEMETRY_KEY_GRACE_DAYS",
+        description=(
+            "For how long a retired key is accepted: who holds it alone may follow its "
+            "endorsement to the new one, and it may come back into use."
+        ),
+    )
+    key_poll_seconds: float = Field(
+        2.0,
+        ge=0.05,
+        le=3600,
+        validation_alias="WEAVER_TELEMETRY_KEY_POLL_SECONDS",
+        description="How often the files of keys are looked at.",
     )
     ed25519_key: SecretStr | None = Field(
         None,
@@ -87,7 +136,27 @@ class AuditSettings(CommonSettings):
     ed25519_key_file: Path | None = Field(
         None,
         validation_alias="WEAVER_AUDIT_ED25519_KEY_FILE",
-        description="The file that holds the Ed25519 private key; not readable by everybody.",
+        description="The file that holds the Ed25519 private key, for its owner alone.",
+    )
+    ed25519_key_passphrase: SecretStr | None = Field(
+        None,
+        validation_alias="WEAVER_AUDIT_ED25519_KEY_PASSPHRASE",
+        description="Opens the Ed25519 private key where it is encrypted.",
+    )
+    ed25519_key_passphrase_file: Path | None = Field(
+        None,
+        validation_alias="WEAVER_AUDIT_ED25519_KEY_PASSPHRASE_FILE",
+        description="The file that holds that passphrase.",
+    )
+    ed25519_key_previous: SecretStr | None = Field(
+        None,
+        validation_alias="WEAVER_AUDIT_ED25519_KEY_PREVIOUS",
+        description="The Ed25519 private key that the new one replaces.",
+    )
+    ed25519_key_previous_file: Path | None = Field(
+        None,
+        validation_alias="WEAVER_AUDIT_ED25519_KEY_PREVIOUS_FILE",
+        description="The file that holds it. Unset: `<key>.previous.pem` beside the key's file.",
     )
     store_key: SecretStr | None = Field(
         None,

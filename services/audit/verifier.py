@@ -116,7 +116,11 @@ class Verification:
             files, signed.checkpoint, older, blame, completeness, start=start, pruned=self._pruned
         )
         yield from tree.steps()
-        rotations.compare(self._keys, whole=not start and not report.pruned)
+        rotations.compare(
+            self._keys,
+            whole=not start and not report.pruned,
+            newest_time=completeness.newest_time,
+        )
         report.good_records = report.size - blame.bad_records(report.size)
         if report.passed("integrity") and report.passed("signatures"):
             report.checkpoints = 1 + len({old for old in older if old != signed.checkpoint})

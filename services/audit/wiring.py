@@ -3,37 +3,26 @@
 import asyncio
 import os
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
-from datetime import datetime
 
 import structlog
 from prometheus_client import CollectorRegistry
 
 from services.audit import identities
-from services.audit.archive import ArchivedKey, ArchiveError, KeyArchive, load_archive
+from services.audit.archive import ArchiveError
 from services.audit.checkpoint import SignedCheckpoint
 from services.audit.commit import Limits
 from services.audit.events import OwnEvents
 from services.audit.history import History
 from services.audit.index import Index
 from services.audit.integration import Integrator
-from services.audit.keys import (
-    KeyProblem,
-    Signer,
-    check_file,
-    check_pair,
-    load_ed25519,
-    load_or_make_ed25519,
-    load_or_make_rsa,
-    load_rsa,
-)
+from services.audit.keys import KeyProblem
 from services.audit.layout import Layout, LayoutError
 from services.audit.log import Log
 from services.audit.merkle import TILE_WIDTH, leaf_hash
 from services.audit.metrics import LogMetrics
-from services.audit.naming import Naming
-from services.audit.note import VerifierKey
+from services.audit.note import NoteSigner, VerifierKey
 from services.audit.ports import Entry
 from services.audit.reader import Reader
 from services.audit.record import summarise
@@ -41,15 +30,14 @@ from services.audit.recovery import DamagedLog, Tree, accept, open_tree
 from services.audit.servicer import AuditServicer
 from services.audit.settings import AuditSettings
 from services.audit.sidestore import SideStore
-from services.audit.store_wiring import eraser, make_current, open_side_store
+from services.audit.signing_keys import SigningKeys
 from services.audit.tiles import TileDirectory
-from services.audit.vault import VaultError
 from services.audit.wal import DamagedWAL, WriteAheadLog
 from services.audit.witness_wiring import Witnesses
 from services.common.clock import Clock, SystemClock
 from services.common.component import Component
 from services.common.health import Health
-from services.common.settings import SettingsError, pem
+from services.common.settings import SettingsError
 from weaver.audit.v1 import audit_service_pb2, audit_service_pb2_grpc
 
 _log = structlog.get_logger()
@@ -75,30 +63,22 @@ async def build(
     try:
         layout.create()
         stack.callback(os.close, layout.acquire())
-        signers = await asyncio.to_thread(load_signers, settings)
-        archive = load_archive(layout.keys) if layout.keys.exists() else KeyArchive(origin)
-        current = [signer.verifier for signer in signers]
-        known = [*archive.verifiers, *current]
-        store = await asyncio.to_thread(open_side_store, settings, layout)
-        stack.callback(store.close)
-        opened = await asyncio.to_thread(_Opened, layout, origin, known, store)
+        keys = SigningKeys(settings, layout, clock, registry, health)
+        await asyncio.to_thread(keys.load)
+        opened = await asyncio.to_thread(_Opened, layout, origin, keys.known)
         stack.callback(opened.close)
-        if archive.use(current, clock.time()):
-            archive.save(layout.keys)
-    except (LayoutError, KeyProblem, ArchiveError, DamagedLog, DamagedWAL, VaultError) as error:
+        await asyncio.to_thread(keys.prepare, opened.size)
+    except (LayoutError, KeyProblem, ArchiveError, DamagedLog, DamagedWAL) as error:
         raise SettingsError(str(error)) from None
     except (OSError, sqlite3.Error) as error:
         raise _refused(settings, error) from None
-    log = opened.log(signers, clock, metrics, settings)
-    for archived in archive.active:
-        start = datetime.fromisoformat(archived.start_time).timestamp()
-        metrics.key_used_since(archived.algorithm, start)
+    log = opened.log(keys.ring.signers, clock, metrics, settings)
     log.start()
     stack.push_async_callback(log.close)
     instance = _instance(settings.replica)
     events = OwnEvents(log, instance, clock, after=opened.newest_epoch(instance))
     try:
-        await _record_keys(archive, events, layout)
+        await keys.begin(log, events, stack)
     except OSError as error:
         raise _refused(settings, error) from None
     await events.record("service_started", {"origin": origin, "size": str(log.size)})
@@ -108,11 +88,8 @@ async def build(
         stack, log=log, tiles=opened.tiles, registry=registry, health=health, clock=clock
     )
     metrics.ready()
-    reader = Reader(log, opened.tiles, opened.index, archive, witnesses.newest)
-    orders = eraser(store, events, log, reader)
-    await make_current(store, orders, log, health)
-    naming = Naming(store.callers, pseudonyms=settings.pseudonyms)
-    servicer = AuditServicer(origin, log, reader, store, naming, orders)
+    reader = Reader(log, opened.tiles, opened.index, keys.archive, witnesses.newest)
+    servicer = AuditServicer(origin, log, reader)
     return Component(
         name="audit",
         services=(audit_service_pb2.DESCRIPTOR.services_by_name["AuditService"].full_name,),
@@ -121,46 +98,14 @@ async def build(
         ),
         health=health,
         metrics=registry,
+        reload=keys.reload,
     )
-
-
-def load_signers(settings: AuditSettings) -> list[Signer]:
-    """Return who signs checkpoints: RSA unless switched off, then Ed25519.
-
-    Raises:
-        KeyProblem: a key is missing, weak or mismatched.
-    """
-    signers: list[Signer] = []
-    if settings.signing_enabled:
-        name = "WEAVER_TELEMETRY_SIGNING_KEY"
-        if settings.signing_key_file is not None:
-            check_file(settings.signing_key_file, f"{name}_FILE")
-        rsa = (
-            load_or_make_rsa(settings.keys_path)
-            if settings.signing_key is None
-            else load_rsa(pem(settings.signing_key), name, production=settings.production)
-        )
-        if settings.verification_key is not None:
-            check_pair(rsa, pem(settings.verification_key), "WEAVER_TELEMETRY_VERIFICATION_KEY")
-        signers.append(Signer(settings.log_origin, rsa))
-    name = "WEAVER_AUDIT_ED25519_KEY"
-    if settings.ed25519_key_file is not None:
-        check_file(settings.ed25519_key_file, f"{name}_FILE")
-    ed25519 = (
-        load_or_make_ed25519(settings.keys_path)
-        if settings.ed25519_key is None
-        else load_ed25519(pem(settings.ed25519_key), name)
-    )
-    signers.append(Signer(settings.log_origin, ed25519))
-    return signers
 
 
 class _Opened:
     """What lies on disk, opened; the log's parts before it runs."""
 
-    def __init__(
-        self, layout: Layout, origin: str, keys: Sequence[VerifierKey], store: SideStore
-    ) -> None:
+    def __init__(self, layout: Layout, origin: str, keys: Sequence[VerifierKey]) -> None:
         """Recover; blocks on the disk."""
         self._layout = layout
         self._origin = origin
@@ -168,7 +113,7 @@ class _Opened:
         self.tiles = TileDirectory(layout.log, layout.scratch)
         self._tree: Tree = open_tree(layout, self.tiles, origin, keys)
         size = self._tree.edge.size
-        self._store = store
+        self.side_store = SideStore(layout.side_store)
         self._wal = WriteAheadLog(layout.wal)
         self._behind = self._replay(size)
         self._wal.begin()
@@ -177,14 +122,18 @@ class _Opened:
         self._deduplication = identities.load(layout, self.tiles, size, self._behind)
 
     def log(
-        self, signers: Sequence[Signer], clock: Clock, metrics: LogMetrics, settings: AuditSettings
+        self,
+        signers: Callable[[], Sequence[NoteSigner]],
+        clock: Clock,
+        metrics: LogMetrics,
+        settings: AuditSettings,
     ) -> Log:
         """Return the log, not yet started."""
         integrator = Integrator(
             origin=self._origin,
             tiles=self.tiles,
             checkpoint_path=self._layout.checkpoint,
-            signers=lambda: signers,
+            signers=signers,
             edge=self._tree.edge,
             bundle=self._tree.bundle,
         )
@@ -192,7 +141,7 @@ class _Opened:
             wal=self._wal,
             integrator=integrator,
             deduplication=self._deduplication,
-            stores=(self._store.keys, self.index),
+            stores=(self.side_store, self.index),
             accept=lambda checkpoint: self._accept(checkpoint, clock.time()),
             remember=lambda snapshot: identities.save(self._layout, snapshot),
             checkpoint=self._tree.checkpoint,
@@ -209,12 +158,18 @@ class _Opened:
         """Return the newest boot of an instance that the log remembers."""
         return self._deduplication.newest_epoch(instance)
 
+    @property
+    def size(self) -> int:
+        """How many records the tree has."""
+        return self._tree.edge.size
+
     def close(self) -> None:
         """Close the databases, and write the last checkpoint down."""
         try:
             self._history.flush()
         except OSError as error:  # A checkpoint less to hold a later log to; the log is whole.
             _log.error("audit_disk_refuses", operation="history", error=str(error))
+        self.side_store.close()
         self.index.close()
 
     def _accept(self, checkpoint: SignedCheckpoint, now: float) -> None:
@@ -224,20 +179,18 @@ class _Opened:
     def _replay(self, size: int) -> list[Entry]:
         """Return the durable records behind the tree; give the side store what it missed."""
         behind: list[Entry] = []
-        kept = self._store.keys
-        start = min(size, max(kept.size, self._wal.oldest))
-        if start > kept.size:
-            self._store.missing(kept.size, start)
+        start = min(size, max(self.side_store.size, self._wal.oldest))
+        if start > self.side_store.size:
+            _log.error("audit_commitment_keys_missing", first=self.side_store.size, end=start)
         for frame in self._wal.replay(start):
             entries = [
                 Entry(data, leaf_hash(data), summarise(data).id, key) for data, key in frame.items
             ]
             old = entries[: max(0, size - frame.first_index)]
             if old:
-                kept.apply(frame.first_index, old)
+                self.side_store.apply(frame.first_index, old)
             behind.extend(entries[len(old) :])
         self._wal.durable = max(self._wal.durable, size)
-        kept.limit(self._wal.durable)
         return behind
 
 
@@ -246,20 +199,6 @@ def _refused(settings: AuditSettings, error: OSError | sqlite3.Error) -> Setting
     path = getattr(error, "filename", None) or settings.log_path
     reason = getattr(error, "strerror", None) or error
     return SettingsError(f"WEAVER_AUDIT_PATH: {path}: {reason}.")
-
-
-async def _record_keys(archive: KeyArchive, events: OwnEvents, layout: Layout) -> None:
-    """Write into the log which keys came and went, once each, and into the archive where."""
-    changed = False
-    for key in archive.keys:
-        if key.start_record is None:
-            key.start_record = await events.record("key_rotation", _attributes("added", key))
-            changed = True
-        if key.end_time is not None and key.end_record is None:
-            key.end_record = await events.record("key_rotation", _attributes("retired", key))
-            changed = True
-    if changed:
-        archive.save(layout.keys)
 
 
 def _catch_up(index: Index, tiles: TileDirectory, size: int) -> None:
@@ -276,7 +215,3 @@ def _catch_up(index: Index, tiles: TileDirectory, size: int) -> None:
 
 def _instance(replica: str) -> str:
     return replica if replica == "audit" or replica.startswith("audit-") else f"audit-{replica}"
-
-
-def _attributes(action: str, key: ArchivedKey) -> dict[str, str]:
-    return {"action": action, "algorithm": key.algorithm, "fingerprint": key.fingerprint}

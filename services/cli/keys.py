@@ -17,21 +17,23 @@ from rich.console import Console
 from rich.table import Table
 
 from services.audit.archive import ArchiveError, load_archive
-from services.audit.keys import (
-    DEFAULT_RSA_BITS,
+from services.audit.keyfiles import (
     ED25519_FILE,
     RSA_FILE,
     RSA_PUBLIC_FILE,
+    check_file,
+    write_private,
+    write_public,
+)
+from services.audit.keys import (
+    DEFAULT_RSA_BITS,
     RSA_SIZES,
     KeyProblem,
-    check_file,
     check_pair,
     generate_ed25519,
     generate_rsa,
     load_ed25519,
     load_rsa,
-    write_private,
-    write_public,
 )
 from services.audit.layout import Layout
 from services.cli.audit.options import default_log

@@ -22,6 +22,7 @@ class Component:
         register: adds the servicers to a `grpc.aio.Server` or a `LocalChannel`.
         health: what the service says about itself and its dependencies.
         metrics: the service's own registry, never the global one.
+        reload: reads again what can change while the service runs; SIGHUP asks for it.
     """
 
     name: str
@@ -29,3 +30,4 @@ class Component:
     register: Callable[[Any], None]
     health: Health
     metrics: CollectorRegistry
+    reload: Callable[[], None] | None = None

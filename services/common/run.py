@@ -135,6 +135,8 @@ def serve(
             where = None if listeners is None else listeners(settings)
             handle = await host(component, settings, stack, listeners=where)
             settle_in()
+            if component.reload is not None:
+                asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, component.reload)
             await until_stopped()
             _log.info("draining", grace_s=settings.drain_seconds)
             await drain((handle,), settings.drain_seconds)

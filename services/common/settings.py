@@ -182,4 +182,7 @@ def _secrets_from_files(kind: type[CommonSettings]) -> dict[str, str]:
         except OSError as error:
             msg = f"{name}_FILE: cannot read {path}: {error.strerror}"
             raise SettingsError(msg) from None
+        except UnicodeDecodeError:
+            msg = f"{name}_FILE: {path} holds no text; a key must be in PEM."
+            raise SettingsError(msg) from None
     return values
