@@ -1,0 +1,165 @@
+"""Clients of the audit log under measurement, in a process of their own.
+
+Each sends intents as a gateway does: with commitments and their key, a principal, a decision. The
+first messages are made before the clock runs.
+"""
+
+import asyncio
+import hashlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import uvloop
+
+from services.common.channel import open_channel
+from services.common.settings import CommonSettings
+from weaver.audit.v1 import audit_service_pb2 as pb
+from weaver.audit.v1 import audit_service_pb2_grpc, record_pb2
+
+RECEIPT_EVERY_S = 0.05
+_TIMEOUT_S = 30.0
+_AHEAD = 64
+
+
+@dataclass(frozen=True)
+class Load:
+    """What the clients do.
+
+    Attributes:
+        address: the log's.
+        state: holds the certificates.
+        clients: how many, each with a connection of its own and one call under way.
+        batch: records in one call.
+        records: how many in all; 0 for as many as come in `seconds`.
+        seconds: how long.
+        pause_s: between calls of one client.
+        receipts: whether to ask for the receipt of a fresh record now and then.
+    """
+
+    address: str
+    state: Path
+    clients: int
+    batch: int
+    records: int = 0
+    seconds: float = 0.0
+    pause_s: float = 0.0
+    receipts: bool = False
+
+
+@dataclass
+class Result:
+    """What came of it; times in seconds."""
+
+    records: int = 0
+    seconds: float = 0.0
+    acknowledged: list[float] = field(default_factory=list)
+    receipts: list[float] = field(default_factory=list)
+
+
+def run(load: Load) -> Result:
+    """Put a load on the log and return what came of it."""
+    return uvloop.run(_run(load))
+
+
+async def _run(load: Load) -> Result:
+    settings = CommonSettings(state_dir=load.state)
+    channels = [
+        open_channel(load.address, settings, own="gateway", peer="audit")
+        for _ in range(load.clients)
+    ]
+    stubs: list[Any] = [audit_service_pb2_grpc.AuditServiceStub(channel) for channel in channels]
+    for stub in stubs:
+        await stub.GetCheckpoint(pb.GetCheckpointRequest(), timeout=_TIMEOUT_S)
+    result = Result()
+    share = load.records // load.clients
+    makers = [_messages(f"gateway-{number}", load.batch) for number in range(load.clients)]
+    started = time.perf_counter()
+    end = started + load.seconds if load.seconds else float("inf")
+    await asyncio.gather(
+        *(
+            _client(load, stub, make, share, end, result)
+            for stub, make in zip(stubs, makers, strict=True)
+        )
+    )
+    result.seconds = time.perf_counter() - started
+    for channel in channels:
+        await channel.close()
+    return result
+
+
+async def _client(  # noqa: PLR0913, PLR0917 - what one client works with
+    load: Load,
+    stub: Any,  # noqa: ANN401 - gRPC's stubs have no types here
+    make: Callable[[], pb.AppendRecordsRequest],
+    share: int,
+    end: float,
+    result: Result,
+) -> None:
+    sent = 0
+    asked = time.perf_counter()
+    ready = [make() for _ in range(_AHEAD)]
+    while time.perf_counter() < end and (not share or sent < share):
+        request = ready.pop() if ready else make()
+        start = time.perf_counter()
+        response = await stub.AppendRecords(request, timeout=_TIMEOUT_S)
+        now = time.perf_counter()
+        result.acknowledged.append(now - start)
+        result.records += load.batch
+        sent += load.batch
+        if load.receipts and now - asked > RECEIPT_EVERY_S:
+            index = response.indexes[-1]
+            await stub.GetReceipt(pb.GetReceiptRequest(index=index), timeout=_TIMEOUT_S)
+            asked = time.perf_counter()
+            result.receipts.append(asked - start)
+        if load.pause_s:
+            await asyncio.sleep(load.pause_s)
+
+
+def _messages(instance: str, batch: int) -> Callable[[], pb.AppendRecordsRequest]:
+    """Return what makes the next batch of an instance."""
+    epoch = time.time_ns() // 1_000_000
+    sequence = 0
+    template = _template()
+
+    def make() -> pb.AppendRecordsRequest:
+        nonlocal sequence
+        request = pb.AppendRecordsRequest()
+        for _ in range(batch):
+            sequence += 1
+            message = request.records.add()
+            message.CopyFrom(template)
+            message.id.instance = instance
+            message.id.epoch = epoch
+            message.id.sequence = sequence
+            message.request_id = f"{instance}-{sequence}"
+        return request
+
+    return make
+
+
+def _template() -> record_pb2.Record:
+    message = record_pb2.Record(
+        type=record_pb2.EVENT_TYPE_INTENT,
+        request_id="",
+        source_network="192.0.2.0/24",
+        surface="chat.completions",
+        requested_model="stub-model",
+        trace_id="0123456789abcdef" * 2,
+    )
+    message.event_time.GetCurrentTime()
+    message.principal.tenant = "acme"
+    message.principal.issuer = "apikey"
+    message.principal.subject = "developer"
+    message.principal.roles.append("developer")
+    message.rate_limit.verdict = "allowed"
+    message.rate_limit.policy_version = "sha256:0011223344556677"
+    for kind in (
+        record_pb2.COMMITMENT_KIND_PROMPT_RECEIVED,
+        record_pb2.COMMITMENT_KIND_PROMPT_SENT,
+    ):
+        message.commitments.add(kind=kind, hmac_sha256=hashlib.sha256(b"text").digest())
+    message.commitment_key = bytes(range(32))
+    return message
