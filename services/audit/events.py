@@ -13,6 +13,7 @@ from services.audit.ports import Entry
 from services.audit.record import (
     SCHEMA_VERSION,
     EventType,
+    Principal,
     Record,
     RecordId,
     encode,
@@ -42,14 +43,21 @@ class OwnEvents:
         self._clock = clock
         self._epoch = max(int(clock.time() * 1000), after + 1)
         self._sequence = 0
+        self._last: Entry | None = None
         self._turn = asyncio.Lock()
 
     async def record(
-        self, event_type: EventType, attributes: Mapping[str, str], *, tries: int = 50
+        self,
+        event_type: EventType,
+        attributes: Mapping[str, str],
+        *,
+        tries: int = 50,
+        principal: Principal | None = None,
+        request_id: str = "",
     ) -> int | None:
         """Append a record and return its index; None when the log refused it to the last try."""
         async with self._turn:
-            entry = self._entry(event_type, attributes)
+            entry = self._entry(event_type, attributes, principal, request_id)
             for _ in range(tries):
                 try:
                     (index,) = await self._log.append([entry])
@@ -57,10 +65,29 @@ class OwnEvents:
                     await asyncio.sleep(_RETRY_S)
                 else:
                     self._sequence += 1
+                    self._last = entry
                     return index
             return None
 
-    def _entry(self, event_type: EventType, attributes: Mapping[str, str]) -> Entry:
+    async def barrier(self) -> None:
+        """Wait until everything that was taken before this is durable.
+
+        A record that is in the log is acknowledged again, behind what was taken before it.
+
+        Raises:
+            ResourceExhausted: too much waits.
+            Unavailable: the disk refuses.
+        """
+        if self._last is not None:
+            await self._log.append([self._last])
+
+    def _entry(
+        self,
+        event_type: EventType,
+        attributes: Mapping[str, str],
+        principal: Principal | None,
+        request_id: str,
+    ) -> Entry:
         seconds, nanos = divmod(int(self._clock.time() * _NANOS), _NANOS)
         record_id = RecordId(self._epoch, self._instance, self._sequence + 1)
         data = encode(
@@ -68,6 +95,8 @@ class OwnEvents:
                 attributes=dict(sorted(attributes.items())),
                 event_time=event_time_text(seconds, nanos),
                 id=record_id,
+                principal=principal,
+                request_id=request_id,
                 type=event_type,
                 version=SCHEMA_VERSION,
             )

@@ -54,7 +54,10 @@ _AFTER_ANY_TIME = "\x7f"
 
 @dataclass(frozen=True)
 class Filter:
-    """Which records; what is empty matches everything. Times are as records write them."""
+    """Which records; what is empty matches everything. Times are as records write them.
+
+    `pseudonyms` match beside the subject: a plain subject never passes for one.
+    """
 
     tenant: str = ""
     issuer: str = ""
@@ -63,6 +66,7 @@ class Filter:
     types: tuple[str, ...] = ()
     start_time: str = ""
     end_time: str = ""
+    pseudonyms: tuple[str, ...] = ()
 
 
 class Index:
@@ -170,7 +174,8 @@ class Index:
         return index, summary.request_id or None, principal, summary.type, summary.event_time
 
     def _number(self, principal: Principal) -> int:
-        key = (principal.tenant, principal.issuer, principal.subject)
+        subject = _stored(principal.subject, pseudonym=principal.pseudonym)
+        key = (principal.tenant, principal.issuer, subject)
         number = self._principals.get(key)
         if number is None:
             self._database.execute(
@@ -213,19 +218,19 @@ class Index:
 def _conditions(wanted: Filter) -> tuple[list[str], list[str | int]]:
     conditions: list[str] = []
     values: list[str | int] = []
-    who = [
-        (column, value)
-        for column, value in (
-            ("tenant", wanted.tenant),
-            ("issuer", wanted.issuer),
-            ("subject", wanted.subject),
-        )
-        if value
-    ]
+    who: list[str] = []
+    for column, value in (("tenant", wanted.tenant), ("issuer", wanted.issuer)):
+        if value:
+            who.append(f"{column} = ?")
+            values.append(value)
+    subjects = [_stored(wanted.subject, pseudonym=False)] if wanted.subject else []
+    subjects += [_stored(pseudonym, pseudonym=True) for pseudonym in wanted.pseudonyms]
+    if subjects:
+        who.append(f"subject IN ({', '.join('?' * len(subjects))})")
+        values.extend(subjects)
     if who:
-        match = " AND ".join(f"{column} = ?" for column, _ in who)
+        match = " AND ".join(who)
         conditions.append(f"principal IN (SELECT number FROM principals WHERE {match})")  # noqa: S608 - columns are ours
-        values.extend(value for _, value in who)
     if wanted.request_id:
         conditions.append("request_id = ?")
         values.append(wanted.request_id)
@@ -239,3 +244,10 @@ def _conditions(wanted: Filter) -> tuple[list[str], list[str | int]]:
         conditions.append("time < ?")
         values.append(wanted.end_time)
     return conditions, values
+
+
+def _stored(subject: str, *, pseudonym: bool) -> str:
+    """Return a subject so that no plain one is stored like a pseudonym."""
+    if pseudonym:
+        return f"\x01p{subject}"
+    return f"\x01s{subject}" if subject.startswith("\x01") else subject

@@ -4,7 +4,7 @@ It checks what a message's shape allows and the schema does not; it decides noth
 """
 
 import re
-from typing import Final, Literal, get_args
+from typing import Final, Literal, Protocol, get_args
 
 from google.protobuf import duration_pb2, timestamp_pb2
 
@@ -39,6 +39,12 @@ _COMMITMENTS: Final[dict[int, CommitmentKind]] = {
     for name in get_args(CommitmentKind)
 }
 _DIRECTIONS: Final[dict[int, Literal["answer", "prompt"]]] = {1: "prompt", 2: "answer"}
+_DECISIONS: Final[dict[EventType, str]] = {
+    "intent": "admitted",
+    "audit_read": "admitted",
+    "administration": "admitted",
+    "refusal": "refused",
+}
 _ATTRIBUTE = re.compile(r"[a-z][a-z0-9_]{0,63}", re.ASCII)
 _INSTANCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", re.ASCII)
 _TRACE_ID = re.compile(r"[0-9a-f]{32}", re.ASCII)
@@ -48,8 +54,25 @@ _MAX_SECONDS = 253_402_300_799
 _NANOS = 1_000_000_000
 
 
-def record_of(message: record_pb2.Record) -> Record:
+class Caller(Protocol):
+    """A caller whose records show a pseudonym."""
+
+    @property
+    def pseudonym(self) -> str:
+        """What stands for the subject."""
+        ...
+
+    def hide(self, text: str) -> str:
+        """Return what stands for a text that the caller chose."""
+        ...
+
+
+def record_of(message: record_pb2.Record, caller: Caller | None = None) -> Record:
     """Return the record of a message.
+
+    Args:
+        message: the message.
+        caller: who it is about, where records show pseudonyms.
 
     Raises:
         InvalidArgument: a field is missing or bad; the violation's field is relative to the record.
@@ -66,10 +89,13 @@ def record_of(message: record_pb2.Record) -> Record:
         answered_model=message.answered_model,
         attempts=message.attempts,
         attributes=_attributes(message) if message.attributes else {},
-        client_request_id=message.client_request_id,
+        client_request_id=(
+            message.client_request_id if caller is None else caller.hide(message.client_request_id)
+        ),
         commitments=[_commitment(item) for item in message.commitments],
         cost_micros=_integer(message.cost_micros, "cost_micros"),
         count=message.count,
+        decision=_DECISIONS.get(event_type, ""),
         duration_us=_micros(message.duration, "duration") if message.HasField("duration") else 0,
         event_time=time_text(message.event_time, "event_time"),
         http_status=message.http_status,
@@ -79,7 +105,7 @@ def record_of(message: record_pb2.Record) -> Record:
         ),
         outcome=_outcome(message.outcome) if message.outcome else None,
         price_version=message.price_version,
-        principal=_principal(message) if message.HasField("principal") else None,
+        principal=_principal(message, caller) if message.HasField("principal") else None,
         provider=message.provider,
         rate_limit=_rate_limit(message) if message.HasField("rate_limit") else None,
         reason=message.reason,
@@ -165,9 +191,12 @@ def _record_id(message: record_pb2.RecordId, field: str) -> RecordId:
     return RecordId(epoch, message.instance, sequence)
 
 
-def _principal(message: record_pb2.Record) -> Principal:
+def _principal(message: record_pb2.Record, caller: Caller | None) -> Principal:
     principal = message.principal
-    return Principal(principal.issuer, list(principal.roles), principal.subject, principal.tenant)
+    roles = list(principal.roles)
+    if caller is None:
+        return Principal(principal.issuer, False, roles, principal.subject, principal.tenant)  # noqa: FBT003 - in the order of the fields, for speed
+    return Principal(principal.issuer, True, roles, caller.pseudonym, principal.tenant)  # noqa: FBT003
 
 
 def _rate_limit(message: record_pb2.Record) -> RateLimit:

@@ -15,7 +15,7 @@ class Entry(NamedTuple):
     """Its leaf hash."""
     id: RecordId
     commitment_key: bytes | None
-    """What goes into the side store, and never into the log."""
+    """What goes into the side store, sealed, and never into the log."""
 
 
 class Store(Protocol):

@@ -48,9 +48,10 @@ class RecordId(msgspec.Struct, frozen=True, gc=False):
 
 
 class Principal(msgspec.Struct, omit_defaults=True, gc=False):
-    """Who a request was made for."""
+    """Who a request was made for; `pseudonym` says that the subject is one."""
 
     issuer: str = ""
+    pseudonym: bool = False
     roles: list[str] = []
     subject: str = ""
     tenant: str = ""
@@ -103,6 +104,7 @@ class Record(
     commitments: list[Commitment] = []
     cost_micros: int = 0
     count: int = 0
+    decision: str = ""
     duration_us: int = 0
     event_time: str
     http_status: int = 0

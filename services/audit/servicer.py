@@ -1,41 +1,39 @@
 """The RPCs of `weaver.audit.v1.AuditService`: messages in, domain calls, messages out."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
 from google.protobuf import timestamp_pb2
 
 from services.audit.archive import ArchivedKey
-from services.audit.log import Log
 from services.audit.merkle import leaf_hash
 from services.audit.messages import commitment_key_of, filter_of, record_of
 from services.audit.permissions import check_append, check_read
 from services.audit.ports import Entry
-from services.audit.reader import Reader, Stored
+from services.audit.pseudonyms import Caller
 from services.audit.record import encode
+from services.audit.side_servicer import SideServicer, identity_of, stored_message
 from services.common.errors import InvalidArgument
 from services.common.peer import peer_name
 from weaver.audit.v1 import audit_service_pb2 as pb
 from weaver.audit.v1 import audit_service_pb2_grpc, record_pb2
 
 _MAX_BATCH = 1_000
+_NOBODY: Mapping[tuple[str, str, str], Caller] = {}
 
 
-class AuditServicer(audit_service_pb2_grpc.AuditServiceServicer):
+class AuditServicer(SideServicer, audit_service_pb2_grpc.AuditServiceServicer):
     """Serves one log.
 
     Args:
         origin: the log's name.
         log: where records go.
         reader: where they are read.
+        store: the side store.
+        naming: how records name callers.
+        eraser: carries out orders to erase.
     """
-
-    def __init__(self, origin: str, log: Log, reader: Reader) -> None:
-        """See the class."""
-        self._origin = origin
-        self._log = log
-        self._reader = reader
 
     async def AppendRecords(
         self,
@@ -46,9 +44,13 @@ class AuditServicer(audit_service_pb2_grpc.AuditServiceServicer):
         peer = peer_name(context)
         if len(request.records) > _MAX_BATCH:
             raise InvalidArgument.of_field("records", f"must be at most {_MAX_BATCH}.")
-        entries = _entries(peer, request.records)
+        callers = await self._callers(request.records) if self._naming.pseudonyms else _NOBODY
+        # From here to the queue nothing may wait: `Eraser.forget` relies on it.
+        entries = self._entries(peer, request.records, callers)
         indexes = await self._log.append(entries) if entries else []
-        return pb.AppendRecordsResponse(origin=self._origin, indexes=indexes)
+        return pb.AppendRecordsResponse(
+            origin=self._origin, indexes=indexes, pseudonyms=self._naming.pseudonyms
+        )
 
     async def ListRecords(
         self,
@@ -57,14 +59,22 @@ class AuditServicer(audit_service_pb2_grpc.AuditServiceServicer):
     ) -> pb.ListRecordsResponse:
         """List records that match a filter."""
         check_read(peer_name(context))
+        wanted = filter_of(request.filter)
+        if request.filter.HasField("owner"):
+            owner = identity_of(request.filter.owner, "filter.owner")
+            wanted = await self._naming.owned_filter(wanted, owner)
+        else:
+            wanted = await self._naming.named_filter(wanted)
         page = await self._reader.page(
-            filter_of(request.filter),
+            wanted,
             size=request.page_size,
             token=request.page_token,
             ascending=request.ascending,
         )
         return pb.ListRecordsResponse(
-            records=[_stored(record) for record in page.records], next_page_token=page.next_token
+            records=[stored_message(record) for record in page.records],
+            next_page_token=page.next_token,
+            pseudonyms=wanted.pseudonyms,
         )
 
     async def GetRecord(
@@ -74,7 +84,7 @@ class AuditServicer(audit_service_pb2_grpc.AuditServiceServicer):
     ) -> pb.GetRecordResponse:
         """Return the record at an index."""
         check_read(peer_name(context))
-        return pb.GetRecordResponse(record=_stored(await self._reader.record(request.index)))
+        return pb.GetRecordResponse(record=stored_message(await self._owned(request)))
 
     async def GetReceipt(
         self,
@@ -83,8 +93,9 @@ class AuditServicer(audit_service_pb2_grpc.AuditServiceServicer):
     ) -> pb.GetReceiptResponse:
         """Return a record with the proof that a signed checkpoint covers it."""
         check_read(peer_name(context))
+        await self._owned(request)
         stored, receipt = await self._reader.receipt(request.index)
-        return pb.GetReceiptResponse(record=_stored(stored), proof=str(receipt))
+        return pb.GetReceiptResponse(record=stored_message(stored), proof=str(receipt))
 
     async def GetCheckpoint(
         self,
@@ -127,19 +138,40 @@ class AuditServicer(audit_service_pb2_grpc.AuditServiceServicer):
         check_read(peer_name(context))
         return pb.GetTileResponse(data=await self._reader.tile(request.path))
 
+    async def _callers(
+        self, messages: Iterable[record_pb2.Record]
+    ) -> Mapping[tuple[str, str, str], Caller]:
+        """Return who the records are about."""
+        identities = {
+            (message.principal.tenant, message.principal.issuer, message.principal.subject)
+            for message in messages
+            if message.HasField("principal")
+        }
+        return await self._naming.callers(identities)
 
-def _entries(peer: str, messages: Iterable[record_pb2.Record]) -> list[Entry]:
-    entries = []
-    for position, message in enumerate(messages):
-        try:
-            record = record_of(message)
-            key = commitment_key_of(message)
-            data = encode(record)
-        except InvalidArgument as error:
-            raise _at(position, error) from None
-        check_append(peer, record.id, record.type, f"records[{position}]")
-        entries.append(Entry(data, leaf_hash(data), record.id, key))
-    return entries
+    def _entries(
+        self,
+        peer: str,
+        messages: Iterable[record_pb2.Record],
+        callers: Mapping[tuple[str, str, str], Caller],
+    ) -> list[Entry]:
+        entries = []
+        seal = self._store.vault.seal
+        for position, message in enumerate(messages):
+            try:
+                caller = None
+                if callers and message.HasField("principal"):
+                    who = message.principal
+                    caller = callers[who.tenant, who.issuer, who.subject]
+                record = record_of(message, caller)
+                key = commitment_key_of(message)
+                data = encode(record)
+            except InvalidArgument as error:
+                raise _at(position, error) from None
+            check_append(peer, record.id, record.type, f"records[{position}]")
+            sealed = None if key is None else seal(key)
+            entries.append(Entry(data, leaf_hash(data), record.id, sealed))
+        return entries
 
 
 def _at(position: int, error: InvalidArgument) -> InvalidArgument:
@@ -149,10 +181,6 @@ def _at(position: int, error: InvalidArgument) -> InvalidArgument:
         return InvalidArgument.of_field(place, error.message)
     violation = error.violations[0]
     return InvalidArgument.of_field(f"{place}.{violation.field}", violation.description)
-
-
-def _stored(record: Stored) -> pb.StoredRecord:
-    return pb.StoredRecord(index=record.index, entry=record.entry)
 
 
 def _key(archived: ArchivedKey) -> pb.Key:

@@ -1,101 +1,121 @@
-"""The side store: the random key of each record's commitments, outside the log and erasable.
+"""The side store: what belongs to records and must be erasable, so it lies outside the log.
 
-Without its key a commitment says nothing about its text, so erasing the key erases the content
-while the log stays provable. The log is verified without this store.
-
-It is one file: a header that says how many records it has taken, then 32 bytes for each record,
-zeros where there is no key or no longer one.
+It is a directory of its own, sealed by the vault, backed up apart: the keys of commitments, the
+keys of pseudonyms, captured texts. The log is verified without it. What is damaged is set aside and
+begun anew, since a record must not wait for what only readers need; health says so.
 """
 
-import os
-import threading
-import zlib
-from collections.abc import Sequence
+import sqlite3
+from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
-from struct import Struct
+from typing import TypeVar
 
-from services.audit.ports import Entry
+import structlog
 
-_MAGIC = b"WEAVKEY1"
-_HEADER = Struct(">8sQI")
-_START = 64
-_SLOT = 32
-_EMPTY = bytes(_SLOT)
+from services.audit.commitment_keys import CommitmentKeys, DamagedKeys
+from services.audit.pseudonyms import Pseudonyms
+from services.audit.texts import Texts
+from services.audit.vault import Vault, VaultError, WrongKey
+
+_DAMAGED = ".damaged-"
+_Part = TypeVar("_Part")
+
+_log = structlog.get_logger()
 
 
 class SideStore:
-    """Keeps commitment keys by index of their record.
+    """Opens the parts of the side store.
 
     Args:
-        path: the file; made `0600` when it is missing.
+        directory: where it lies; made `0700` when it is missing.
+        origin: the log's name.
+        key: the operator's key.
+        previous: the operator's key before it, while it is replaced.
+
+    Raises:
+        WrongKey: the side store is locked with neither key.
+        OSError: the directory cannot be used.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(
+        self, directory: Path, origin: str, key: bytes, previous: bytes | None = None
+    ) -> None:
         """See the class."""
-        self._lock = threading.Lock()
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        self._size = self._read_size()
+        self._directory = directory
+        self.problems: list[str] = []
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for draft in directory.glob("*.new"):
+            draft.unlink()
+        ring = directory / "keyring"
+        try:
+            self.vault = Vault(ring, origin, key, previous)
+        except WrongKey:
+            raise
+        except VaultError as error:
+            self._set_aside("keyring", error)
+            self.vault = Vault(ring, origin, key)
+        self.keys = self._part("commitment-keys", lambda path: CommitmentKeys(path, self.vault))
+        self.callers = self._part("callers.db", self._open_callers)
+        self.texts = self._part("texts.db", Texts)
+        if self.vault.made and (self.keys.size or self._aside("keyring")):
+            self._problem("keyring", "it is missing: what lies here cannot be opened any more")
 
-    @property
-    def size(self) -> int:
-        """How many records of the log it has taken."""
-        return self._size
+    def missing(self, first: int, end: int) -> None:
+        """Take note that the keys of records are in neither this store nor the write-ahead log."""
+        self._problem("commitment-keys", f"the keys of records {first} to {end - 1} are missing")
 
-    def apply(self, first: int, entries: Sequence[Entry]) -> None:
-        """Take the keys of records from an index on; records it has taken it leaves alone.
+    def finish_turning(self) -> None:
+        """Seal everything with the newest data key, and forget the others.
 
-        A key that was erased therefore does not come back when records are replayed.
-
-        Raises:
-            OSError: the disk refuses.
-        """
-        end = first + len(entries)
-        start = max(first, self._size)
-        if end <= start:
-            return
-        slots = b"".join(entry.commitment_key or _EMPTY for entry in entries[start - first :])
-        with self._lock:
-            self._write(slots, _START + start * _SLOT)
-            header = _HEADER.pack(_MAGIC, end, 0)[:-4]
-            self._write(header + zlib.crc32(header).to_bytes(4, "big"), 0)
-            self._size = end
-
-    def commitment_key(self, index: int) -> bytes | None:
-        """Return the key of a record; None when it has none, or it was erased."""
-        if not 0 <= index < self._size:
-            return None
-        slot = os.pread(self._descriptor, _SLOT, _START + index * _SLOT)
-        return None if slot in (_EMPTY, b"") else slot
-
-    def erase(self, index: int) -> bool:
-        """Overwrite the key of a record; say whether there was one.
+        Call it once nothing sealed with an old one can arrive any more.
 
         Raises:
-            OSError: the disk refuses.
+            OSError: the disk refuses; the next start tries again.
         """
-        with self._lock:
-            if self.commitment_key(index) is None:
-                return False
-            self._write(_EMPTY, _START + index * _SLOT)
-            return True
+        lost = self.keys.seal_anew()
+        self.vault.retire()
+        _log.info("audit_side_store_sealed_anew", unreadable=lost)
 
     def close(self) -> None:
-        """Close the file."""
-        os.close(self._descriptor)
+        """Close every part."""
+        self.keys.close()
+        self.callers.close()
+        self.texts.close()
 
-    def _read_size(self) -> int:
-        data = os.pread(self._descriptor, _HEADER.size, 0)
-        if len(data) == _HEADER.size:
-            magic, size, checksum = _HEADER.unpack(data)
-            if magic == _MAGIC and checksum == zlib.crc32(data[:-4]):
-                return int(size)
-        # Without a header that checks out, what is there was written whole slot by slot.
-        return max(0, os.fstat(self._descriptor).st_size - _START) // _SLOT
+    def _open_callers(self, path: Path) -> Pseudonyms:
+        callers = Pseudonyms(path, self.vault)
+        if self.vault.turning:
+            # Their names are digests under the newest key, so they must be found under it.
+            callers.seal_anew()
+        return callers
 
-    def _write(self, data: bytes, offset: int) -> None:
-        view = memoryview(data)
-        while view:
-            written = os.pwrite(self._descriptor, view, offset)
-            view = view[written:]
-            offset += written
-        os.fdatasync(self._descriptor)
+    def _part(self, name: str, opening: Callable[[Path], _Part]) -> _Part:
+        try:
+            return opening(self._directory / name)
+        except (DamagedKeys, sqlite3.DatabaseError) as error:
+            if isinstance(error, sqlite3.OperationalError):
+                # The disk or the permissions, not the content.
+                raise OSError(5, str(error), str(self._directory / name)) from None
+            self._set_aside(name, error)
+            return opening(self._directory / name)
+
+    def _set_aside(self, name: str, error: Exception) -> None:
+        now = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+        for suffix in ("", "-wal", "-shm"):
+            path = self._directory / f"{name}{suffix}"
+            if path.exists():
+                path.rename(path.with_name(f"{name}{_DAMAGED}{now}{suffix}"))
+        self._problem(name, f"it is damaged and was set aside: {error}")
+
+    def _aside(self, name: str) -> bool:
+        return any(self._directory.glob(f"{name}{_DAMAGED}*"))
+
+    def _problem(self, name: str, what: str) -> None:
+        self.problems.append(f"{name}: {what}")
+        _log.error(
+            "audit_side_store_damaged",
+            part=str(self._directory / name),
+            problem=what,
+            advice="restore the side store from its backup; the log is not affected",
+        )

@@ -22,6 +22,7 @@ from services.audit.layout import Layout, LayoutError
 from services.audit.log import Log
 from services.audit.merkle import TILE_WIDTH, leaf_hash
 from services.audit.metrics import LogMetrics
+from services.audit.naming import Naming
 from services.audit.note import NoteSigner, VerifierKey
 from services.audit.ports import Entry
 from services.audit.reader import Reader
@@ -31,7 +32,9 @@ from services.audit.servicer import AuditServicer
 from services.audit.settings import AuditSettings
 from services.audit.sidestore import SideStore
 from services.audit.signing_keys import SigningKeys
+from services.audit.store_wiring import eraser, make_current, open_side_store
 from services.audit.tiles import TileDirectory
+from services.audit.vault import VaultError
 from services.audit.wal import DamagedWAL, WriteAheadLog
 from services.audit.witness_wiring import Witnesses
 from services.common.clock import Clock, SystemClock
@@ -65,10 +68,12 @@ async def build(
         stack.callback(os.close, layout.acquire())
         keys = SigningKeys(settings, layout, clock, registry, health)
         await asyncio.to_thread(keys.load)
-        opened = await asyncio.to_thread(_Opened, layout, origin, keys.known)
+        store = await asyncio.to_thread(open_side_store, settings, layout)
+        stack.callback(store.close)
+        opened = await asyncio.to_thread(_Opened, layout, origin, keys.known, store)
         stack.callback(opened.close)
         await asyncio.to_thread(keys.prepare, opened.size)
-    except (LayoutError, KeyProblem, ArchiveError, DamagedLog, DamagedWAL) as error:
+    except (LayoutError, KeyProblem, ArchiveError, DamagedLog, DamagedWAL, VaultError) as error:
         raise SettingsError(str(error)) from None
     except (OSError, sqlite3.Error) as error:
         raise _refused(settings, error) from None
@@ -89,7 +94,10 @@ async def build(
     )
     metrics.ready()
     reader = Reader(log, opened.tiles, opened.index, keys.archive, witnesses.newest)
-    servicer = AuditServicer(origin, log, reader)
+    orders = eraser(store, events, log, reader)
+    await make_current(store, orders, log, health)
+    naming = Naming(store.callers, pseudonyms=settings.pseudonyms)
+    servicer = AuditServicer(origin, log, reader, store, naming, orders)
     return Component(
         name="audit",
         services=(audit_service_pb2.DESCRIPTOR.services_by_name["AuditService"].full_name,),
@@ -105,7 +113,9 @@ async def build(
 class _Opened:
     """What lies on disk, opened; the log's parts before it runs."""
 
-    def __init__(self, layout: Layout, origin: str, keys: Sequence[VerifierKey]) -> None:
+    def __init__(
+        self, layout: Layout, origin: str, keys: Sequence[VerifierKey], store: SideStore
+    ) -> None:
         """Recover; blocks on the disk."""
         self._layout = layout
         self._origin = origin
@@ -113,7 +123,7 @@ class _Opened:
         self.tiles = TileDirectory(layout.log, layout.scratch)
         self._tree: Tree = open_tree(layout, self.tiles, origin, keys)
         size = self._tree.edge.size
-        self.side_store = SideStore(layout.side_store)
+        self._store = store
         self._wal = WriteAheadLog(layout.wal)
         self._behind = self._replay(size)
         self._wal.begin()
@@ -141,7 +151,7 @@ class _Opened:
             wal=self._wal,
             integrator=integrator,
             deduplication=self._deduplication,
-            stores=(self.side_store, self.index),
+            stores=(self._store.keys, self.index),
             accept=lambda checkpoint: self._accept(checkpoint, clock.time()),
             remember=lambda snapshot: identities.save(self._layout, snapshot),
             checkpoint=self._tree.checkpoint,
@@ -169,7 +179,6 @@ class _Opened:
             self._history.flush()
         except OSError as error:  # A checkpoint less to hold a later log to; the log is whole.
             _log.error("audit_disk_refuses", operation="history", error=str(error))
-        self.side_store.close()
         self.index.close()
 
     def _accept(self, checkpoint: SignedCheckpoint, now: float) -> None:
@@ -179,18 +188,20 @@ class _Opened:
     def _replay(self, size: int) -> list[Entry]:
         """Return the durable records behind the tree; give the side store what it missed."""
         behind: list[Entry] = []
-        start = min(size, max(self.side_store.size, self._wal.oldest))
-        if start > self.side_store.size:
-            _log.error("audit_commitment_keys_missing", first=self.side_store.size, end=start)
+        kept = self._store.keys
+        start = min(size, max(kept.size, self._wal.oldest))
+        if start > kept.size:
+            self._store.missing(kept.size, start)
         for frame in self._wal.replay(start):
             entries = [
                 Entry(data, leaf_hash(data), summarise(data).id, key) for data, key in frame.items
             ]
             old = entries[: max(0, size - frame.first_index)]
             if old:
-                self.side_store.apply(frame.first_index, old)
+                kept.apply(frame.first_index, old)
             behind.extend(entries[len(old) :])
         self._wal.durable = max(self._wal.durable, size)
+        kept.limit(self._wal.durable)
         return behind
 
 

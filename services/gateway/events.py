@@ -71,27 +71,78 @@ class LimitDecision(msgspec.Struct, frozen=True):
     source: str = ""
 
 
+class CaptureRule(msgspec.Struct, frozen=True):
+    """Which texts are captured beside the log, and how much of each at most."""
+
+    kinds: frozenset[str]
+    max_bytes: int
+
+
 class Commitments:
     """HMAC-SHA-256 commitments of one record, under a random key of its own.
 
     The key is what makes an erased text impossible to guess; it travels beside the record and never
-    enters the log.
+    enters the log. Texts that are captured travel apart, once the record is durable.
+
+    Args:
+        capture: what is captured; None for nothing.
     """
 
-    __slots__ = ("key", "values")
+    __slots__ = ("_capture", "key", "texts", "values")
 
-    def __init__(self) -> None:
+    def __init__(self, capture: CaptureRule | None = None) -> None:
         """Draw the key."""
         self.key = os.urandom(32)
         self.values: list[tuple[str, bytes]] = []
+        self.texts: list[tuple[str, bytes, int]] = []
+        self._capture = capture
 
     def add(self, kind: str, text: bytes) -> None:
         """Commit to a text; `kind` is a `CommitmentKind` without its prefix."""
         self.values.append((kind, hmac.digest(self.key, text, "sha256")))
+        if self._capture is not None and kind in self._capture.kinds:
+            self.texts.append((kind, text[: self._capture.max_bytes], len(text)))
 
-    def running(self) -> "hmac.HMAC":
-        """Return an HMAC to be fed with a text that arrives in pieces."""
-        return hmac.new(self.key, digestmod=hashlib.sha256)
+    def running(self, kind: str) -> "hmac.HMAC | CapturedRun":
+        """Return what a text that arrives in pieces is fed to, and given back to `end` as."""
+        running = hmac.new(self.key, digestmod=hashlib.sha256)
+        if self._capture is None or kind not in self._capture.kinds:
+            return running
+        return CapturedRun(running, self._capture.max_bytes)
+
+    def end(self, kind: str, running: "hmac.HMAC | CapturedRun") -> None:
+        """Commit to a text that arrived in pieces."""
+        self.values.append((kind, running.digest()))
+        if isinstance(running, CapturedRun):
+            self.texts.append((kind, bytes(running.beginning), running.size))
+
+
+class CapturedRun:
+    """Feeds an HMAC and keeps the beginning of what it is fed.
+
+    Args:
+        running: the HMAC.
+        max_bytes: how much is kept.
+    """
+
+    __slots__ = ("_max_bytes", "_running", "beginning", "size")
+
+    def __init__(self, running: hmac.HMAC, max_bytes: int) -> None:
+        """See the class."""
+        self._running = running
+        self._max_bytes = max_bytes
+        self.beginning = bytearray()
+        self.size = 0
+
+    def update(self, piece: bytes) -> None:
+        """Take the next piece."""
+        self._running.update(piece)
+        self.size += len(piece)
+        self.beginning += piece[: self._max_bytes - len(self.beginning)]
+
+    def digest(self) -> bytes:
+        """Return the HMAC of all pieces."""
+        return self._running.digest()
 
 
 class Event(msgspec.Struct):

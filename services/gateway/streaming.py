@@ -72,8 +72,8 @@ class Stream:
         self._idle_timeout_s = idle_timeout_s
         self._outcome_timeout_s = outcome_timeout_s
         self._error_event = error_event
-        self._received = exchange.answer_commitments.running()
-        self._sent = exchange.answer_commitments.running()
+        self._received = exchange.answer_commitments.running("ANSWER_RECEIVED")
+        self._sent = exchange.answer_commitments.running("ANSWER_SENT")
         self._redactor = None if exchange.redactor is None else StreamRedactor(exchange.redactor)
 
     @property
@@ -168,9 +168,9 @@ class Stream:
         return chunk.body if self._redactor is None else self._redactor.events(chunk.body)
 
     def _commit(self) -> None:
-        values = self._exchange.answer_commitments.values
-        values.append(("ANSWER_RECEIVED", self._received.digest()))
-        values.append(("ANSWER_SENT", self._sent.digest()))
+        commitments = self._exchange.answer_commitments
+        commitments.end("ANSWER_RECEIVED", self._received)
+        commitments.end("ANSWER_SENT", self._sent)
 
 
 def _broken_off(end: StreamEnd) -> WeaverError:

@@ -205,11 +205,13 @@ async def test_the_log_directory_holds_only_what_outsiders_verify(tmp_path: Path
         private = Layout(running.log).private
         assert {path.name for path in running.log.iterdir()} <= {"checkpoint", "tile"}
         assert private.stat().st_mode & 0o777 == 0o700
-        assert (private / "commitment-keys").stat().st_mode & 0o777 == 0o600
+        secrets = Layout(running.log).side_store
+        assert secrets.stat().st_mode & 0o777 == 0o700
+        assert all(path.stat().st_mode & 0o777 == 0o600 for path in secrets.iterdir())
     assert {path.name for path in running.log.iterdir()} == {"checkpoint", "tile"}
     key = intent(1).commitment_key
     assert all(key not in path.read_bytes() for path in running.log.rglob("*") if path.is_file())
-    assert all(key not in path.read_bytes() for path in (private / "wal").iterdir())
+    assert all(key not in path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
 
 
 async def test_a_lost_index_is_made_anew(tmp_path: Path) -> None:
@@ -262,7 +264,8 @@ async def test_records_acknowledged_before_a_crash_come_into_the_tree(tmp_path: 
         layout = Layout(running.log)
         wal = {path: path.read_bytes() for path in layout.wal.iterdir()}
         kept = {p: p.read_bytes() for p in (layout.checkpoint, layout.accepted) if p.exists()}
-        side = layout.side_store.read_bytes()
+        keys = layout.side_store / "commitment-keys"
+        side = keys.read_bytes()
     # Put the directory back to the moment of the acknowledgement.
     for path in layout.wal.iterdir():
         path.unlink()
@@ -273,7 +276,7 @@ async def test_records_acknowledged_before_a_crash_come_into_the_tree(tmp_path: 
         if path in kept:
             path.write_bytes(kept[path])
     layout.history.unlink()
-    layout.side_store.write_bytes(side)
+    keys.write_bytes(side)
     async with running_log(tmp_path) as running:
         assert await sequences(running) == list(range(1, 601))
         assert await running.append([intent(1)]) == indexes[:1]

@@ -42,7 +42,8 @@ records = st.builds(
     id=ids,
     intent_id=st.none() | ids,
     outcome=st.sampled_from([None, "completed", "failed"]),
-    principal=st.none() | st.builds(Principal, text, st.lists(text, max_size=2), text, text),
+    principal=st.none()
+    | st.builds(Principal, text, st.booleans(), st.lists(text, max_size=2), text, text),
     rate_limit=st.none() | st.builds(RateLimit, text, text, text, text),
     redactions=st.lists(st.builds(Redaction, numbers, st.just("prompt"), text), max_size=2),
     request_id=text,

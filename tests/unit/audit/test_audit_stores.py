@@ -12,7 +12,6 @@ from services.audit.merkle import leaf_hash
 from services.audit.note import NoteError, sign_note
 from services.audit.ports import Entry
 from services.audit.record import EventType, Principal, Record, RecordId, encode
-from services.audit.sidestore import SideStore
 
 
 def entry(
@@ -24,44 +23,10 @@ def entry(
         type=kind,
         event_time=f"2023-11-14T22:13:{sequence:02d}.000000Z",
         request_id=f"r{sequence}" if subject else "",
-        principal=Principal("apikey", [], subject, "acme") if subject else None,
+        principal=Principal("apikey", subject=subject, tenant="acme") if subject else None,
     )
     data = encode(record)
     return Entry(data, leaf_hash(data), record.id, key)
-
-
-def test_the_side_store_keeps_keys_and_erases_them_for_good(tmp_path: Path) -> None:
-    path = tmp_path / "side"
-    store = SideStore(path)
-    assert (store.size, store.commitment_key(0)) == (0, None)
-    entries = [entry(i, key=bytes([i]) * 32 if i % 2 else None) for i in range(6)]
-    store.apply(0, entries[:4])
-    store.apply(2, entries[2:])
-    assert path.stat().st_mode & 0o777 == 0o600
-    assert store.size == 6
-    assert store.commitment_key(3) == b"\x03" * 32
-    assert store.commitment_key(2) is None
-    assert store.commitment_key(6) is None
-    assert store.erase(3)
-    assert not store.erase(3)
-    store.apply(0, entries)  # A replay does not bring it back.
-    assert store.commitment_key(3) is None
-    store.close()
-    assert b"\x03" * 32 not in path.read_bytes()
-    again = SideStore(path)
-    assert (again.size, again.commitment_key(5)) == (6, b"\x05" * 32)
-    again.close()
-
-
-def test_a_side_store_with_a_torn_header_knows_its_size(tmp_path: Path) -> None:
-    path = tmp_path / "side"
-    store = SideStore(path)
-    store.apply(0, [entry(i, key=b"k" * 32) for i in range(6)])
-    store.close()
-    path.write_bytes(b"X" + path.read_bytes()[1:])
-    store = SideStore(path)
-    assert (store.size, store.commitment_key(5)) == (6, b"k" * 32)
-    store.close()
 
 
 def test_the_index_finds_and_follows(tmp_path: Path) -> None:

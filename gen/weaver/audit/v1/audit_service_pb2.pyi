@@ -53,8 +53,11 @@ class AppendRecordsResponse(_message.Message):
 
     ORIGIN_FIELD_NUMBER: _builtins.int
     INDEXES_FIELD_NUMBER: _builtins.int
+    PSEUDONYMS_FIELD_NUMBER: _builtins.int
     origin: _builtins.str
     """The log's origin, which is its name in checkpoints."""
+    pseudonyms: _builtins.bool
+    """Whether records show callers by pseudonyms."""
     @_builtins.property
     def indexes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """The index of each record, in the order of the request."""
@@ -64,10 +67,11 @@ class AppendRecordsResponse(_message.Message):
         *,
         origin: _builtins.str = ...,
         indexes: _abc.Iterable[_builtins.int] | None = ...,
+        pseudonyms: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["indexes", b"indexes", "origin", b"origin"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["indexes", b"indexes", "origin", b"origin", "pseudonyms", b"pseudonyms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
