@@ -1,18 +1,102 @@
 """Calls that ride together: while one batch is under way the next gathers.
 
-There is no timer: an idle batcher sends at once, a busy one sends what has gathered when the last
-batch returns. So a batch adds no wait of its own, and its size follows the load.
+An idle batcher sends at once, a busy one sends what has gathered when the last batch returns. So a
+batch adds no wait of its own, and its size follows the load. One that knows its `Company` waits a
+moment for callers who are about to come: each batch costs system calls and wakes other processes,
+and where many callers share a processor, all of them pay for it.
 """
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence, Sized
 from typing import Generic, TypeVar
 
 from services.common.errors import Internal, ResourceExhausted
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+
+class Company:
+    """Callers who are on their way to a batch; those who wait for somebody slow are not.
+
+    Used as a context, it counts a caller in.
+
+    Attributes:
+        near: how many there are.
+    """
+
+    __slots__ = ("absence", "near")
+
+    def __init__(self) -> None:
+        """Begin with nobody."""
+        self.near = 0
+        self.absence = _Absence(self)
+
+    def __enter__(self) -> None:
+        """Count a caller in."""
+        self.near += 1
+
+    def __exit__(self, *_: object) -> None:
+        """Count a caller out."""
+        self.near -= 1
+
+
+class _Absence:
+    """Counts a caller out for a while; see `Company.absence`."""
+
+    __slots__ = ("_company",)
+
+    def __init__(self, company: Company) -> None:
+        self._company = company
+
+    def __enter__(self) -> None:
+        self._company.near -= 1
+
+    def __exit__(self, *_: object) -> None:
+        self._company.near += 1
+
+
+class Gathering:
+    """The wait of one batch at a time for its company.
+
+    Args:
+        company: who may come.
+        share: a batch is worth sending once it holds one in so many of them.
+        longest_s: how long it waits at most.
+    """
+
+    def __init__(self, company: Company, *, share: int, longest_s: float) -> None:
+        """See the class."""
+        self._company = company
+        self._share = share
+        self._longest_s = longest_s
+        self._enough: asyncio.Future[None] | None = None
+
+    async def wait(self, pending: Sized) -> None:
+        """Wait until enough are pending, or too long; not at all where nobody else is near."""
+        if self._suffices(pending):
+            return
+        loop = asyncio.get_running_loop()
+        self._enough = loop.create_future()
+        timer = loop.call_later(self._longest_s, self._leave)
+        try:
+            await self._enough
+        finally:
+            timer.cancel()
+            self._enough = None
+
+    def joined(self, pending: Sized) -> None:
+        """Take note that the batch has grown."""
+        if self._enough is not None and self._suffices(pending):
+            self._leave()
+
+    def _suffices(self, pending: Sized) -> bool:
+        return len(pending) * self._share >= self._company.near
+
+    def _leave(self) -> None:
+        if self._enough is not None and not self._enough.done():
+            self._enough.set_result(None)
 
 
 class Batcher(Generic[Item, Result]):
@@ -28,9 +112,11 @@ class Batcher(Generic[Item, Result]):
         concurrency: batches under way at once at most.
         linger_s: how long the first item of an idle batcher waits for others, or for `hurry`: for
             what nobody waits for.
+        gathering: how a batch waits for its company; None for not at all. One batch under way at
+            a time.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what a queue has
         self,
         send: Callable[[Sequence[Item]], Awaitable[Sequence[Result | Exception]]],
         *,
@@ -38,9 +124,11 @@ class Batcher(Generic[Item, Result]):
         max_pending: int = 4096,
         concurrency: int = 1,
         linger_s: float = 0.0,
+        gathering: Gathering | None = None,
     ) -> None:
         """See the class."""
         self._linger_s = linger_s
+        self._gathering = gathering
         self._lingering: asyncio.TimerHandle | None = None
         self._send = send
         self._max_batch = max_batch
@@ -68,6 +156,8 @@ class Batcher(Generic[Item, Result]):
             raise ResourceExhausted(msg, reason="QUEUE_FULL", retry_after_s=0.1)
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self._pending.append((item, future))
+        if self._gathering is not None:
+            self._gathering.joined(self._pending)
         if len(self._under_way) < self._concurrency and self._lingering is None:
             if self._linger_s:
                 loop = asyncio.get_running_loop()
@@ -96,6 +186,8 @@ class Batcher(Generic[Item, Result]):
 
     async def _drain(self) -> None:
         while self._pending:
+            if self._gathering is not None:
+                await self._gathering.wait(self._pending)
             size = min(len(self._pending), self._max_batch)
             batch = [self._pending.popleft() for _ in range(size)]
             try:

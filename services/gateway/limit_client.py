@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import structlog
 
-from services.common.batching import Batcher
+from services.common.batching import Batcher, Company, Gathering
 from services.common.channel import call
 from services.common.errors import ResourceExhausted, Unavailable, WeaverError
 from services.gateway.audit_client import principal_message
@@ -24,6 +24,7 @@ SERVICE = "weaver.ratelimit.v1.RateLimitService"
 IDEMPOTENT = tuple(f"/{SERVICE}/{method}" for method in ("BatchReserve", "BatchSettle", "Renew"))
 RESERVATION_BYTES = 16
 SETTLE_WITHIN_S = 0.02
+GATHERING_S = 0.002
 
 _VERDICTS: Final = {pb.VERDICT_ADMITTED: "admitted", pb.VERDICT_REFUSED: "refused"}
 _SOURCES: Final = {pb.SOURCE_STORE: "store", pb.SOURCE_LOCAL: "local", pb.SOURCE_NONE: "none"}
@@ -42,13 +43,17 @@ class LimitClient:
     Args:
         channel: to the ratelimit service.
         timeout_s: how long a decision may take.
+        company: who is about to ask; a batch waits a moment for them.
     """
 
-    def __init__(self, channel: Any, *, timeout_s: float) -> None:  # noqa: ANN401 - gRPC's or local
+    def __init__(self, channel: Any, *, timeout_s: float, company: Company | None = None) -> None:  # noqa: ANN401 - gRPC's or local
         """See the class."""
         self._stub = ratelimit_service_pb2_grpc.RateLimitServiceStub(channel)
         self._timeout_s = timeout_s
-        self._reserve: Batcher[pb.ReserveRequest, Admission] = Batcher(self._send_reserve)
+        self._reserve: Batcher[pb.ReserveRequest, Admission] = Batcher(
+            self._send_reserve,
+            gathering=Gathering(company or Company(), share=4, longest_s=GATHERING_S),
+        )
         # Nobody waits for a settlement: it leaves with the next reservation, or soon.
         self._settle: Batcher[pb.SettleRequest, None] = Batcher(
             self._send_settle, linger_s=SETTLE_WITHIN_S

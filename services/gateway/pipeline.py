@@ -9,11 +9,12 @@ counted exactly once.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar, cast
 from weakref import WeakSet
 
+from services.common.batching import Company
 from services.common.clock import Clock
 from services.common.errors import Internal, Unavailable, WeaverError
 from services.gateway.authentication import Authenticator
@@ -77,6 +78,7 @@ class Pipeline:
         settings: what the deployment decides.
         http_status: the HTTP status that an error becomes, for the records.
         error_event: writes the dialect's error event.
+        company: counts the calls that are not waiting for a provider.
     """
 
     def __init__(  # noqa: PLR0913 - the wiring of the path
@@ -93,6 +95,7 @@ class Pipeline:
         settings: PipelineSettings,
         http_status: Callable[[WeaverError], int],
         error_event: Callable[[WeaverError, str], bytes],
+        company: Company,
     ) -> None:
         """See the class."""
         self._authenticator = authenticator
@@ -106,6 +109,7 @@ class Pipeline:
         self._settings = settings
         self._http_status = http_status
         self._error_event = error_event
+        self._company = company
         self._streams: WeakSet[Stream] = WeakSet()
 
     def authenticate(self, header: Callable[[str], str]) -> Principal:
@@ -136,16 +140,17 @@ class Pipeline:
         Raises:
             WeaverError: the call is refused, or there is no answer.
         """
-        exchange = await self._admit(call)
-        try:
-            await exchange.redact()
-            await exchange.open()
-            if exchange.ask.stream:
-                return await self._streamed(exchange)
-            return await self._whole(exchange)
-        except BaseException as error:
-            self._abandon(exchange, error)
-            raise
+        with self._company:
+            exchange = await self._admit(call)
+            try:
+                await exchange.redact()
+                await exchange.open()
+                if exchange.ask.stream:
+                    return await self._streamed(exchange)
+                return await self._whole(exchange)
+            except BaseException as error:
+                self._abandon(exchange, error)
+                raise
 
     def stop_streams(self) -> None:
         """End the streams that are under way, each as its dialect says."""
@@ -154,9 +159,17 @@ class Pipeline:
             stream.stop(Unavailable(msg, retry_after_s=1.0))
 
     async def read(
-        self, call: Call, reading: Callable[[Principal], Awaitable[Result]]
+        self,
+        call: Call,
+        reading: Callable[[Principal], Awaitable[Result]],
+        what: Callable[[Result], Mapping[str, str]] | None = None,
     ) -> tuple[Result, Admission, RecordReference]:
         """Take a reading of audit data through the path: recorded before and after, like a call.
+
+        Args:
+            call: the request.
+            reading: does it.
+            what: tells what was read, for a record of its own.
 
         Raises:
             WeaverError: the reading is refused, or failed.
@@ -165,6 +178,8 @@ class Pipeline:
         try:
             await exchange.open()
             result = await reading(exchange.principal)
+            if what is not None:
+                exchange.note_read(what(result))
             outcome = exchange.complete(Generation())
             record = await exchange.durable(outcome, self._remaining(exchange))
         except BaseException as error:
@@ -236,9 +251,10 @@ class Pipeline:
 
     async def _whole(self, exchange: Exchange) -> WholeResponse:
         exchange.leave()
-        answer = await self._model.generate(
-            self._model_call(exchange), timeout_s=self._remaining(exchange)
-        )
+        with self._company.absence:
+            answer = await self._model.generate(
+                self._model_call(exchange), timeout_s=self._remaining(exchange)
+            )
         body = await exchange.redacted(answer.body)
         exchange.answer_commitments.add("ANSWER_RECEIVED", answer.body)
         exchange.answer_commitments.add("ANSWER_SENT", body)
@@ -255,7 +271,8 @@ class Pipeline:
             "AsyncGenerator[StreamStep, None]", self._model.stream(self._model_call(exchange))
         )
         try:
-            start = await anext(steps, None)
+            with self._company.absence:
+                start = await anext(steps, None)
         except BaseException:
             await steps.aclose()
             raise

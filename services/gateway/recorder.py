@@ -18,6 +18,7 @@ from typing import Protocol, TypeVar
 
 import structlog
 
+from services.common.batching import Company, Gathering
 from services.common.clock import Clock
 from services.common.errors import (
     AlreadyExists,
@@ -33,6 +34,7 @@ from services.gateway.ports import AuditLog
 MAX_BATCH = 256
 FIRST_PAUSE_S = 0.02
 LONGEST_PAUSE_S = 0.5
+GATHERING_S = 0.003
 # What the log says of an event itself; everything else is the log's own trouble, which passes.
 FINAL = (InvalidArgument, AlreadyExists, PermissionDenied)
 
@@ -73,6 +75,7 @@ class Recorder:
         max_waiting: events waiting at most; more are refused unless they must follow.
         patience_s: how long a caller waits while the log does not answer; one that must follow
             waits as long as it likes.
+        company: who is about to record; a batch waits a moment for them.
     """
 
     def __init__(  # noqa: PLR0913 - the wiring of a queue
@@ -84,6 +87,7 @@ class Recorder:
         clock: Clock,
         max_waiting: int = 10_000,
         patience_s: float = 2.0,
+        company: Company | None = None,
     ) -> None:
         """See the class."""
         self._log = log
@@ -98,6 +102,7 @@ class Recorder:
         self._batch: list[Waiting] = []
         self._sender: asyncio.Task[None] | None = None
         self._stall: WeaverError | None = None
+        self._gathering = Gathering(company or Company(), share=2, longest_s=GATHERING_S)
 
     @property
     def waiting(self) -> int:
@@ -124,6 +129,7 @@ class Recorder:
         event.id = RecordId(self._instance, self._epoch, self._sequence)
         future: asyncio.Future[RecordReference] = asyncio.get_running_loop().create_future()
         self._pending.append((event, future, must))
+        self._gathering.joined(self._pending)
         if self._sender is None:
             self._sender = asyncio.create_task(self._send_all())
         return future
@@ -143,6 +149,7 @@ class Recorder:
     async def _send_all(self) -> None:
         try:
             while self._pending:
+                await self._gathering.wait(self._pending)
                 size = min(len(self._pending), MAX_BATCH)
                 self._batch = [self._pending.popleft() for _ in range(size)]
                 await self._send(self._batch)

@@ -12,6 +12,7 @@ from typing import Any
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
+from services.common.batching import Company
 from services.common.channel import open_channel
 from services.common.clock import SystemClock
 from services.common.component import Component
@@ -22,6 +23,7 @@ from services.common.settings import pem
 from services.common.status import http_status
 from services.gateway import audit_client, limit_client, model_client, openai
 from services.gateway.admin_servicer import AdminServicer
+from services.gateway.audit_admin_servicer import AuditAdminServicer
 from services.gateway.audit_client import AuditClient
 from services.gateway.audit_servicer import AuditReaderServicer
 from services.gateway.authentication import APIKeys, Authenticator, TokenPolicy, Tokens
@@ -40,6 +42,7 @@ from services.gateway.servicer import GatewayServicer
 from services.gateway.settings import GatewaySettings
 from weaver.gateway.v1 import (
     admin_service_pb2_grpc,
+    audit_admin_service_pb2_grpc,
     audit_reader_service_pb2_grpc,
     gateway_service_pb2_grpc,
 )
@@ -48,6 +51,7 @@ NAME = "gateway"
 SERVICES = (
     "weaver.gateway.v1.GatewayService",
     "weaver.gateway.v1.AuditReaderService",
+    "weaver.gateway.v1.AuditAdminService",
     "weaver.gateway.v1.AdminService",
 )
 FLUSH_INTERVAL_S = 1.0
@@ -154,6 +158,7 @@ async def build(
     health = Health()
     channels = neighbours or await _open(settings, stack)
     reporter = _Reporter(registry, health)
+    company = Company()
 
     audit = AuditClient(
         channels.audit,
@@ -166,9 +171,12 @@ async def build(
         instance=settings.instance or _instance(),
         clock=clock,
         patience_s=settings.audit_timeout_ms / 1000,
+        company=company,
     )
     refusals = Refusals(clock)
-    limiter = LimitClient(channels.ratelimit, timeout_s=settings.ratelimit_timeout_ms / 1000)
+    limiter = LimitClient(
+        channels.ratelimit, timeout_s=settings.ratelimit_timeout_ms / 1000, company=company
+    )
     model = ModelClient(channels.model)
     dependencies = Dependencies(
         {
@@ -197,15 +205,18 @@ async def build(
         ),
         http_status=http_status,
         error_event=openai.error_event,
+        company=company,
     )
     report = HealthReport(dependencies, recorder, {"audit_on_failure": "deny"}, health)
     gateway = GatewayServicer(pipeline, report, settings.model_name)
-    reader = AuditReaderServicer(pipeline, audit)
+    reader = AuditReaderServicer(pipeline, audit, settings.auditor_reads)
+    eraser = AuditAdminServicer(pipeline, audit, settings.default_tenant)
     admin = AdminServicer(pipeline)
 
     def register(server: Any) -> None:  # noqa: ANN401 - gRPC's or local
         gateway_service_pb2_grpc.add_GatewayServiceServicer_to_server(gateway, server)
         audit_reader_service_pb2_grpc.add_AuditReaderServiceServicer_to_server(reader, server)
+        audit_admin_service_pb2_grpc.add_AuditAdminServiceServicer_to_server(eraser, server)
         admin_service_pb2_grpc.add_AdminServiceServicer_to_server(admin, server)
 
     stack.push_async_callback(_flush, recorder, refusals, limiter, clock, settings.drain_seconds)

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
 
+from services.common.batching import Company
 from services.common.errors import WeaverError
 from services.gateway import openai
 from services.gateway.authentication import APIKeys, Authenticator
@@ -192,6 +193,7 @@ class Suite:
             ),
             http_status=lambda error: 500,
             error_event=openai.error_event,
+            company=Company(),
         )
 
     def call(self, body: bytes = BODY, *, key: str = KEY) -> Call:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.common.batching import Batcher
+from services.common.batching import Batcher, Company, Gathering
 from services.common.errors import Internal, ResourceExhausted
 
 
@@ -166,3 +166,54 @@ async def test_what_lingers_leaves_together_after_a_while_or_in_a_hurry() -> Non
     await batcher.close()
     assert third.result() == 7
     assert batches == [[0, 1, 2], [0, 1], [7]]
+
+
+def gathering_batcher(
+    company: Company, batches: list[list[int]], longest_s: float = 30.0
+) -> Batcher[int, int]:
+    async def send(items: Sequence[int]) -> list[int]:
+        batches.append(list(items))
+        return list(items)
+
+    return Batcher(send, gathering=Gathering(company, share=2, longest_s=longest_s))
+
+
+async def test_a_lone_caller_waits_for_nobody() -> None:
+    company, batches = Company(), list[list[int]]()
+    batcher = gathering_batcher(company, batches)
+    with company:
+        async with asyncio.timeout(5):
+            assert await batcher.submit(1) == 1
+
+
+async def test_a_batch_waits_for_half_of_those_who_are_near() -> None:
+    company, batches = Company(), list[list[int]]()
+    batcher = gathering_batcher(company, batches)
+    with company, company, company, company, company:
+        first = batcher.enqueue(1)
+        await asyncio.sleep(0.01)
+        second = batcher.enqueue(2)
+        await asyncio.sleep(0.01)
+        assert batches == []
+        third = batcher.enqueue(3)
+        async with asyncio.timeout(5):
+            assert list(await asyncio.gather(first, second, third)) == [1, 2, 3]
+    assert batches == [[1, 2, 3]]
+
+
+async def test_a_batch_waits_for_company_only_so_long() -> None:
+    company, batches = Company(), list[list[int]]()
+    batcher = gathering_batcher(company, batches, longest_s=0.01)
+    with company, company, company:
+        async with asyncio.timeout(5):
+            assert await batcher.submit(1) == 1
+
+
+async def test_who_waits_for_somebody_slow_is_no_company() -> None:
+    company, batches = Company(), list[list[int]]()
+    batcher = gathering_batcher(company, batches)
+    with company, company, company, company.absence:
+        assert company.near == 2
+        async with asyncio.timeout(5):
+            assert await batcher.submit(1) == 1
+    assert company.near == 0
