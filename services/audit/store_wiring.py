@@ -8,7 +8,7 @@ import structlog
 from services.audit.erasure import Eraser, Records
 from services.audit.events import OwnEvents
 from services.audit.index import Filter
-from services.audit.keys import check_file
+from services.audit.keyfiles import check_file
 from services.audit.layout import Layout
 from services.audit.log import Log
 from services.audit.reader import Reader
