@@ -45,15 +45,15 @@ def default_log() -> Path:
 
 
 @contextmanager
-def progress_bar(*, enabled: bool) -> Iterator[ProgressCallback]:
-    """Show a bar on a terminal once a verification takes long."""
+def progress_bar(*, enabled: bool, doing: str = "verifying") -> Iterator[ProgressCallback]:
+    """Show a bar on a terminal once what is done takes long."""
     if not enabled or not sys.stderr.isatty():
         yield lambda _done, _size: None
         return
     started = time.monotonic()
-    columns = (TextColumn("verifying"), BarColumn(), MofNCompleteColumn())
+    columns = (TextColumn(doing), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("verifying", visible=False)
+        task = bar.add_task(doing, visible=False)
 
         def show(done: int, size: int) -> None:
             if time.monotonic() - started > _PROGRESS_AFTER_S:
