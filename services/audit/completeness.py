@@ -118,8 +118,9 @@ class Completeness:
         if listener is not None:
             listener(index, entry)
 
-    def continue_from(self, index: int) -> None:
-        """Leave out the records before an index that was read up to before."""
+    def continue_with(self, report: Report, index: int) -> None:
+        """Write what is found from now on into another report; the records before are known."""
+        self.report = report
         self._taken = index
 
     def skip(self, first: int, count: int) -> None:

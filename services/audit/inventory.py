@@ -7,7 +7,7 @@ that blocks, and never more of them is read than such a file can hold.
 import os
 import stat
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -19,6 +19,7 @@ from services.audit.tiles import (
     Tile,
     parse_path,
     split_hashes,
+    tile_at,
     unpack_entries,
 )
 
@@ -87,9 +88,62 @@ class LogDirectory:
         """Return the bytes of the newest checkpoint."""
         return read_regular(self._log / CHECKPOINT, MAX_NOTE_SIZE)
 
-    def files(self, size: int) -> "Inventory":  # noqa: ARG002 - a directory lists its files
+    def files(self, size: int) -> Files:  # noqa: ARG002 - a directory lists its files
         """Return the files that lie there now."""
         return Inventory(self._log)
+
+
+class LogTail(LogDirectory):
+    """A log's directory whose names are not listed, for going on from an older checkpoint."""
+
+    def files(self, size: int) -> "SizedFiles":
+        """Return the files that a log of a size has."""
+        return SizedFiles(size, self._fetch)
+
+    def _fetch(self, tile: Tile) -> tuple[Tile, bytes] | None:
+        for candidate in dict.fromkeys((tile, tile.full)):
+            data = _read_tile(self._log, candidate)
+            if data is not None:
+                return candidate, data
+        return None
+
+
+class SizedFiles:
+    """The files that a log of one size has, where nothing is listed.
+
+    Args:
+        size: the log's.
+        fetch: returns a tile, or the full one that took its place.
+    """
+
+    def __init__(self, size: int, fetch: Callable[[Tile], tuple[Tile, bytes] | None]) -> None:
+        """See the class."""
+        self._size = size
+        self._fetch = fetch
+        self.strangers: list[str] = []
+
+    def widths(self, level: int, number: int) -> list[int]:
+        """Return the one width that a tile has."""
+        tile = tile_at(level, number, self._size)
+        return [tile.width] if tile.width else []
+
+    def last_bundle(self) -> int:
+        """Return the number of the last entry bundle; -1 when there is none."""
+        return (self._size - 1) // TILE_WIDTH
+
+    def widest(self, level: int, number: int) -> tuple[Tile, bytes] | None:
+        """Return a tile; None when it is not there, or a log of this size has none."""
+        tile = tile_at(level, number, self._size)
+        return self._fetch(tile) if tile.width else None
+
+    def read(self, tile: Tile) -> bytes | None:
+        """Return the bytes of a tile."""
+        found = self._fetch(tile)
+        return None if found is None or found[0] != tile else found[1]
+
+    def unused(self, start: int) -> Iterator[Tile]:  # noqa: ARG002 - nothing is listed
+        """Yield nothing: what else is there is not known."""
+        return iter(())
 
 
 class Inventory:
@@ -131,10 +185,7 @@ class Inventory:
 
     def read(self, tile: Tile) -> bytes | None:
         """Return the bytes of a tile; None when it is not there, or is not a plain file."""
-        try:
-            return read_regular(self._log / file_name(tile), max_size(tile))
-        except (FileNotFoundError, NotADirectoryError, NotAFileError):
-            return None
+        return _read_tile(self._log, tile)
 
     def unused(self, start: int) -> Iterator[Tile]:
         """Yield the widest file of each tile that nobody asked for, from an index on."""
@@ -194,6 +245,13 @@ def read_regular(path: Path, limit: int) -> bytes:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise NotAFileError(0, "not a plain file", str(path))
         return file.read(limit + 1)
+
+
+def _read_tile(log: Path, tile: Tile) -> bytes | None:
+    try:
+        return read_regular(log / file_name(tile), max_size(tile))
+    except (FileNotFoundError, NotADirectoryError, NotAFileError):
+        return None
 
 
 def max_size(tile: Tile) -> int:

@@ -11,10 +11,11 @@ from services.audit.history import read_history
 from services.audit.index import Filter
 from services.audit.inventory import CHECKPOINT, WITNESSED
 from services.audit.layout import Layout
+from services.audit.matching import matches
 from services.audit.merkle import TILE_WIDTH
 from services.audit.note import NoteError
 from services.audit.receipt import Receipt, make_receipt
-from services.audit.record import Summary, summarise
+from services.audit.record import summarise
 from services.audit.tiles import TileDirectory, TileReader
 
 
@@ -86,7 +87,7 @@ class OfflineLog:
         for number in numbers if ascending else reversed(numbers):
             bundle = list(enumerate(self._bundle(number), number * TILE_WIDTH))
             for index, entry in bundle if ascending else reversed(bundle):
-                if _matches(wanted, summarise(entry)):
+                if matches(wanted, summarise(entry)):
                     yield index, entry
 
     def _bundle(self, number: int) -> list[bytes]:
@@ -116,24 +117,3 @@ def published_before(directory: Path) -> list[SignedCheckpoint]:
             msg = f"{path}: {error}"
             raise NoteError(msg) from None
     return checkpoints
-
-
-def _matches(wanted: Filter, summary: Summary) -> bool:
-    principal = summary.principal
-    who = (
-        ("", "", "")
-        if principal is None
-        else (
-            principal.tenant,
-            principal.issuer,
-            principal.subject,
-        )
-    )
-    asked = (wanted.tenant, wanted.issuer, wanted.subject)
-    return (
-        all(not value or value == own for value, own in zip(asked, who, strict=True))
-        and (not wanted.request_id or wanted.request_id == summary.request_id)
-        and (not wanted.types or summary.type in wanted.types)
-        and (not wanted.start_time or summary.event_time >= wanted.start_time)
-        and (not wanted.end_time or summary.event_time < wanted.end_time)
-    )

@@ -8,25 +8,49 @@ import asyncio
 import base64
 import binascii
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import NamedTuple, ParamSpec, TypeVar
+from typing import NamedTuple, ParamSpec, Protocol, TypeVar
 
 import msgspec
 
 from services.audit.archive import ArchivedKey, KeyArchive
 from services.audit.checkpoint import SignedCheckpoint
-from services.audit.index import Filter, Index
+from services.audit.index import Filter
 from services.audit.log import Log
+from services.audit.matching import matches
 from services.audit.merkle import TILE_WIDTH, consistency_proof
 from services.audit.receipt import Receipt, make_receipt
+from services.audit.record import summarise
 from services.audit.tiles import TileDirectory, TileReader, parse_path
 from services.common.errors import InvalidArgument, NotFound, Unavailable
 
 DEFAULT_PAGE = 100
 MAX_PAGE = 1_000
 _COVER_S = 1.0
+_PATIENCE_S = 600.0
+
+
+class Finder(Protocol):
+    """Says where records are: right most of the time, and never trusted."""
+
+    def find(
+        self,
+        wanted: Filter,
+        *,
+        limit: int,
+        after: int | None,
+        ascending: bool,
+        patience_s: float = 0.0,
+    ) -> list[int]:
+        """Return the indexes of records that match, in order."""
+        ...
+
+    def distrust(self) -> None:
+        """Take note that it named a record that it should not have."""
+        ...
+
 
 _Given = ParamSpec("_Given")
 _Found = TypeVar("_Found")
@@ -69,7 +93,7 @@ class Reader:
         self,
         log: Log,
         tiles: TileDirectory,
-        index: Index,
+        index: Finder,
         archive: KeyArchive,
         witnessed: Callable[[], SignedCheckpoint | None] = lambda: None,
     ) -> None:
@@ -117,14 +141,21 @@ class Reader:
             self._index.find, wanted, limit=limit + 1, after=after, ascending=ascending
         )
         records = await _from_disk(self._read, found[:limit], self._log.integrated)
+        self._check(records, wanted)
         if len(found) <= limit:
             return Page(records, "")
         packed = msgspec.msgpack.encode(_Token(listing, found[limit - 1]))
         return Page(records, base64.urlsafe_b64encode(packed).decode().rstrip("="))
 
     def find(self, wanted: Filter, *, limit: int, after: int | None, ascending: bool) -> list[int]:
-        """Return the indexes of integrated records that match; blocks."""
-        return self._index.find(wanted, limit=limit, after=after, ascending=ascending)
+        """Return the indexes of integrated records that match; blocks until the index is whole.
+
+        Raises:
+            Unavailable: the index is still being made anew after ten minutes.
+        """
+        return self._index.find(
+            wanted, limit=limit, after=after, ascending=ascending, patience_s=_PATIENCE_S
+        )
 
     def entry(self, index: int) -> bytes:
         """Return the entry of an integrated record; blocks."""
@@ -201,6 +232,13 @@ class Reader:
         except (FileNotFoundError, NotADirectoryError):
             msg = f"There is no tile {path}."
             raise NotFound(msg) from None
+
+    def _check(self, records: Sequence[Stored], wanted: Filter) -> None:
+        """Hand out nothing that the index found and the log does not bear out."""
+        if not all(matches(wanted, summarise(record.entry)) for record in records):
+            self._index.distrust()
+            msg = "The index of the log was damaged and is being made anew; try again."
+            raise Unavailable(msg, reason="AUDIT_UNAVAILABLE", retry_after_s=1.0)
 
     async def _wait(self, size: int) -> None:
         if not await self._log.wait_integrated(size, _COVER_S):

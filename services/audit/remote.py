@@ -5,14 +5,12 @@ log of its size has. What comes next is fetched while what came is being checked
 any time is bounded, whatever the server sends.
 """
 
-from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import msgspec
 
 from services.audit.archive import ArchivedKey, KeyArchive
-from services.audit.inventory import CHECKPOINT, WITNESSED, file_name, max_size
-from services.audit.merkle import TILE_WIDTH
+from services.audit.inventory import CHECKPOINT, WITNESSED, SizedFiles, file_name, max_size
 from services.audit.note import MAX_NOTE_SIZE, NoteError, parse_verifier_key
 from services.audit.tiles import ENTRIES, Tile, tile_at
 from services.audit.web import WebClient, WebError
@@ -121,8 +119,8 @@ class RemoteLog:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
 
-class RemoteFiles:
-    """The files of a log of one size.
+class RemoteFiles(SizedFiles):
+    """The files of a log of one size; those that follow are fetched ahead.
 
     Args:
         log: where they come from.
@@ -131,39 +129,17 @@ class RemoteFiles:
 
     def __init__(self, log: RemoteLog, size: int) -> None:
         """See the class."""
+        super().__init__(size, log.fetch)
         self._log = log
-        self._size = size
         self._coming: dict[Tile, Future[_Found]] = {}
-        self.strangers: list[str] = []
-
-    def widths(self, level: int, number: int) -> list[int]:
-        """Return the one width that a tile has."""
-        tile = tile_at(level, number, self._size)
-        return [tile.width] if tile.width else []
-
-    def last_bundle(self) -> int:
-        """Return the number of the last entry bundle; -1 when there is none."""
-        return (self._size - 1) // TILE_WIDTH
 
     def widest(self, level: int, number: int) -> _Found:
         """Return a tile, and begin to fetch those that follow it."""
-        tile = tile_at(level, number, self._size)
-        if not tile.width:
-            return None
-        coming = self._coming.pop(tile, None)
+        coming = self._coming.pop(tile_at(level, number, self._size), None)
         if level in {ENTRIES, 0}:
             for following in range(number + 1, number + 1 + _WINDOW):
                 self._begin(tile_at(level, following, self._size))
-        return self._log.fetch(tile) if coming is None else coming.result()
-
-    def read(self, tile: Tile) -> bytes | None:
-        """Return the bytes of a tile."""
-        found = self._log.fetch(tile)
-        return None if found is None or found[0] != tile else found[1]
-
-    def unused(self, start: int) -> Iterator[Tile]:  # noqa: ARG002 - nothing is listed
-        """Yield nothing: a web server does not tell what else it has."""
-        return iter(())
+        return super().widest(level, number) if coming is None else coming.result()
 
     def _begin(self, tile: Tile) -> None:
         if tile.width and tile not in self._coming:

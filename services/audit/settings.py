@@ -205,8 +205,8 @@ class AuditSettings(CommonSettings):
         None,
         validation_alias="WEAVER_AUDIT_WITNESS_POLICY",
         description=(
-            "A C2SP tlog-policy file: each of its witnesses with a URL is sent checkpoints to cosign. "
-            "Unset: no witnesses."
+            "A C2SP tlog-policy file: each of its witnesses with a URL is sent checkpoints to "
+            "cosign. Unset: no witnesses."
         ),
     )
     witness_interval_s: float = Field(
@@ -220,6 +220,24 @@ class AuditSettings(CommonSettings):
         None,
         validation_alias="WEAVER_AUDIT_WITNESS_CA",
         description="Certificates in PEM to trust for witnesses besides the machine's own.",
+    )
+
+    monitor_interval_s: float = Field(
+        15.0,
+        ge=0,
+        le=3_600,
+        validation_alias="WEAVER_AUDIT_MONITOR_INTERVAL_SECONDS",
+        description=(
+            "How often the service verifies what is new in its log on the disk, and the least "
+            "pause between two readings of the whole; 0 switches the monitor off."
+        ),
+    )
+    monitor_cpu_percent: float = Field(
+        5.0,
+        gt=0,
+        le=100,
+        validation_alias="WEAVER_AUDIT_MONITOR_CPU_PERCENT",
+        description="How much of one processor the monitor takes at most.",
     )
 
     @field_validator("allowed_clients", mode="before")

@@ -66,7 +66,8 @@ class Verification:
         keys: who may sign.
         history: older checkpoints, which the log must still contain.
         since: an older checkpoint to rest on.
-        completeness: what knows the records before `since`; then nothing is read again.
+        completeness: what knows the records before `since` and takes those behind it; without
+            `since` all of them.
         pruned: the records below this one need not be kept.
     """
 
@@ -138,12 +139,14 @@ class Verification:
         """Return what reads the records, and the first of them."""
         listeners = {"key_rotation": rotations.take}
         rest = 0 if self._since is None else self._since.checkpoint.size
+        if self._completeness is not None and not rest:
+            self._completeness.continue_with(self.report, 0)
+            return self._completeness, 0
         if not 0 < rest <= self.report.size:
             return Completeness(self.report, listeners=listeners), 0
         self.report.since = rest
         if self._completeness is not None:
-            self._completeness.report = self.report
-            self._completeness.continue_from(rest)
+            self._completeness.continue_with(self.report, rest)
             return self._completeness, rest // TILE_WIDTH * TILE_WIDTH
         start = max(0, rest - LOOK_BACK) // TILE_WIDTH * TILE_WIDTH
         completeness = Completeness(self.report, start=start, judged=rest, listeners=listeners)

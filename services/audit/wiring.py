@@ -14,14 +14,16 @@ from services.audit.archive import ArchiveError
 from services.audit.checkpoint import SignedCheckpoint
 from services.audit.commit import Limits
 from services.audit.events import OwnEvents
+from services.audit.following import FollowingIndex
+from services.audit.following_wiring import follow
 from services.audit.history import History
-from services.audit.index import Index
 from services.audit.integration import Integrator
 from services.audit.keys import KeyProblem
 from services.audit.layout import Layout, LayoutError
 from services.audit.log import Log
-from services.audit.merkle import TILE_WIDTH, leaf_hash
+from services.audit.merkle import leaf_hash
 from services.audit.metrics import LogMetrics
+from services.audit.monitor_wiring import start_monitor
 from services.audit.naming import Naming
 from services.audit.note import NoteSigner, VerifierKey
 from services.audit.ports import Entry
@@ -95,7 +97,16 @@ async def build(
     metrics.ready()
     reader = Reader(log, opened.tiles, opened.index, keys.archive, witnesses.newest)
     orders = eraser(store, events, log, reader)
-    await make_current(store, orders, log, health)
+    await follow(opened.index, lambda: make_current(store, orders, log, health), health, stack)
+    start_monitor(
+        stack,
+        settings=settings,
+        layout=layout,
+        archive=keys.archive,
+        registry=registry,
+        health=health,
+        clock=clock,
+    )
     naming = Naming(store.callers, pseudonyms=settings.pseudonyms)
     servicer = AuditServicer(origin, log, reader, store, naming, orders)
     return Component(
@@ -127,8 +138,7 @@ class _Opened:
         self._wal = WriteAheadLog(layout.wal)
         self._behind = self._replay(size)
         self._wal.begin()
-        self.index = Index(layout.index)
-        _catch_up(self.index, self.tiles, size)
+        self.index = FollowingIndex(layout.index, self.tiles, size)
         self._deduplication = identities.load(layout, self.tiles, size, self._behind)
 
     def log(
@@ -210,18 +220,6 @@ def _refused(settings: AuditSettings, error: OSError | sqlite3.Error) -> Setting
     path = getattr(error, "filename", None) or settings.log_path
     reason = getattr(error, "strerror", None) or error
     return SettingsError(f"WEAVER_AUDIT_PATH: {path}: {reason}.")
-
-
-def _catch_up(index: Index, tiles: TileDirectory, size: int) -> None:
-    """Give the index what the tree has and it does not; make it anew when it has more."""
-    if index.size > size:
-        index.reset()
-    if index.size < size:
-        _log.info("audit_index_catches_up", records=size - index.size)
-    while index.size < size:
-        number = index.size // TILE_WIDTH
-        entries = tiles.entries(number, size)
-        index.add(number * TILE_WIDTH, entries)
 
 
 def _instance(replica: str) -> str:
