@@ -17,6 +17,7 @@ from grpc_tools import protoc
 
 ROOT = Path(__file__).resolve().parent.parent
 DESCRIPTOR_SET = "weaver.binpb"
+IGNORED = ["__pycache__", "envoy_rls.binpb"]  # the second is tools/envoy_protos.py's
 
 
 def include_paths(protos: Path) -> list[str]:
@@ -84,7 +85,7 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as scratch:
         generate(Path(scratch))
-        stale = differences(filecmp.dircmp(ROOT / "gen", scratch, ignore=["__pycache__"]))
+        stale = differences(filecmp.dircmp(ROOT / "gen", scratch, ignore=IGNORED))
     if stale:
         sys.exit("generated code is stale; run `make generate`:\n  " + "\n  ".join(stale))
 

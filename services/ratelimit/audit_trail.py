@@ -23,7 +23,7 @@ Append = Callable[[audit_service_pb2.AppendRecordsRequest], Awaitable[object]]
 
 
 class AuditTrail:
-    """Records degradation in the audit log.
+    """Records degradation and changes of policy in the audit log.
 
     Args:
         append: calls `AuditService.AppendRecords`; None when there is no audit service.
@@ -75,14 +75,21 @@ class AuditTrail:
 
     def degraded(self, *, entered: bool, attributes: Mapping[str, str]) -> None:
         """Record that the service goes on without a dependency, or has it back."""
-        kind = record_pb2.EVENT_TYPE_DEGRADED_ENTERED
-        if not entered:
-            kind = record_pb2.EVENT_TYPE_DEGRADED_LEFT
+        kind = record_pb2.EVENT_TYPE_DEGRADED_LEFT
+        if entered:
+            kind = record_pb2.EVENT_TYPE_DEGRADED_ENTERED
+        self._record(kind, attributes)
+
+    def configuration_changed(self, attributes: Mapping[str, str]) -> None:
+        """Record that another policy decides, or that one was refused."""
+        self._record(record_pb2.EVENT_TYPE_CONFIGURATION_CHANGED, attributes)
+
+    def _record(self, kind: record_pb2.EventType.ValueType, attributes: Mapping[str, str]) -> None:
+        if self._append is None:
+            return
         time = Timestamp()
         time.FromNanoseconds(int(self._clock.time() * 1e9))
         record = record_pb2.Record(event_time=time, type=kind, attributes=attributes)
-        if self._append is None:
-            return
         if len(self._waiting) >= self._capacity:
             # The one in front may be on its way and has its number: the next one goes.
             del self._waiting[1]

@@ -28,6 +28,10 @@ class Gauge(Protocol):
         """Say whether the store answers."""
         ...
 
+    def store_fit(self, *, fit: bool) -> None:
+        """Say whether the store may hold limits."""
+        ...
+
 
 class Trail(Protocol):
     """Where degradation is recorded; must not block."""
@@ -45,12 +49,22 @@ class Degradation:
         health: shown as the dependency `store`.
         gauge: the metric.
         trail: the audit log.
+        strict: do without a store that evicts keys, as in production.
     """
 
     def __init__(
-        self, policy: OnStoreFailure, *, health: HealthBoard, gauge: Gauge, trail: Trail
+        self,
+        policy: OnStoreFailure,
+        *,
+        health: HealthBoard,
+        gauge: Gauge,
+        trail: Trail,
+        strict: bool = False,
     ) -> None:
         """See the class."""
+        self.unfit = ""
+        """Why the store should not hold limits; empty when it may or is not known."""
+        self._strict = strict
         self._policy = policy
         self._health = health
         self._gauge = gauge
@@ -75,3 +89,12 @@ class Degradation:
         if not (first and up):
             attributes = {"dependency": "store", "policy": self._policy, "detail": detail}
             self._trail.degraded(entered=not up, attributes=attributes)
+
+    def store_examined(self, problem: str) -> bool:
+        """Take note of why a store should not hold limits; say whether to do without it."""
+        self._gauge.store_fit(fit=not problem)
+        if problem and problem != self.unfit:
+            say = log.error if self._strict else log.warning
+            say("store_unfit", problem=problem, used=not self._strict)
+        self.unfit = problem
+        return self._strict and bool(problem)

@@ -41,6 +41,33 @@ class Metrics:
             ("unit",),
             registry=registry,
         )
+        self._policy_good = Gauge(
+            "ratelimit_policy_valid",
+            "Whether the policy file is the policy that decides; 0: the last good one decides.",
+            registry=registry,
+        )
+        self._policy = Gauge(
+            "ratelimit_policy_info",
+            "1 for the version of the policy that decides.",
+            ("version",),
+            registry=registry,
+        )
+        self._reloads = Counter(
+            "ratelimit_policy_reloads_total",
+            "Changes of the policy file, by whether they were adopted or refused.",
+            ("result",),
+            registry=registry,
+        )
+        self._replicas = Gauge(
+            "ratelimit_replicas",
+            "Limiters that share the limits while the store is down.",
+            registry=registry,
+        )
+        self._fit = Gauge(
+            "ratelimit_store_fit",
+            "Whether the store has a maxmemory and evicts nothing.",
+            registry=registry,
+        )
         self._children: dict[tuple[bool, str, str], Counter] = {}
 
     def decided(self, *, admitted: bool, rule: str, source: str) -> None:
@@ -67,3 +94,19 @@ class Metrics:
     def store_up(self, *, up: bool) -> None:
         """Say whether the shared store answers."""
         self._up.set(up)
+
+    def store_fit(self, *, fit: bool) -> None:
+        """Say whether the shared store may hold limits."""
+        self._fit.set(fit)
+
+    def policy_read(self, version: str, *, good: bool, changed: bool) -> None:
+        """Say which policy decides, and whether the file is good."""
+        self._policy_good.set(good)
+        if changed:
+            self._reloads.labels("adopted" if good else "refused").inc()
+        self._policy.clear()
+        self._policy.labels(version).set(1)
+
+    def replicas_counted(self, count: int) -> None:
+        """Say how many limiters share the limits."""
+        self._replicas.set(count)

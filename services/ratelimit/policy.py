@@ -12,9 +12,8 @@ from typing import Final
 
 import msgspec
 
-from services.ratelimit.rule import MICRO, Rule, RuleSet, Scope, Unit
-
-__all__ = ["MICRO", "Group", "Policy", "Rule", "RuleSet", "Scope", "Unit"]
+from services.ratelimit.descriptor import DescriptorRule
+from services.ratelimit.rule import Rule, RuleSet, Scope, Unit
 
 CACHED_CALLS: Final = 20_000
 
@@ -33,17 +32,19 @@ class Policy(msgspec.Struct, frozen=True, dict=True):
     Attributes:
         rules: of those with one name the first that matches a call applies to it.
         version: names the content, for records and answers.
+        descriptors: rules for Envoy's filter; of those that fit the first applies.
     """
 
     rules: tuple[Rule, ...]
     version: str
+    descriptors: tuple[DescriptorRule, ...] = ()
 
     @classmethod
-    def of(cls, rules: Iterable[Rule]) -> "Policy":
+    def of(cls, rules: Iterable[Rule], descriptors: Iterable[DescriptorRule] = ()) -> "Policy":
         """Return the policy of some rules, with the version that its content gives it."""
-        chosen = tuple(rules)
-        text = msgspec.json.encode(chosen)
-        return cls(chosen, hashlib.sha256(text).hexdigest()[:12])
+        chosen, for_envoy = tuple(rules), tuple(descriptors)
+        text = msgspec.json.encode((chosen, for_envoy))
+        return cls(chosen, hashlib.sha256(text).hexdigest()[:12], for_envoy)
 
     @classmethod
     def from_limits(cls, *, rps: float, burst: int, tokens_per_minute: int = 0) -> "Policy":
@@ -56,7 +57,8 @@ class Policy(msgspec.Struct, frozen=True, dict=True):
 
     def share(self, replicas: int) -> "Policy":
         """Return one replica's part, for when replicas cannot see each other."""
-        return Policy(tuple(rule.share(replicas) for rule in self.rules), self.version)
+        own = tuple(rule.share(replicas) for rule in self.rules)
+        return Policy(own, self.version, self.descriptors)
 
     @cached_property
     def own(self) -> RuleSet | None:

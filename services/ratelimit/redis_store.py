@@ -14,6 +14,8 @@ from typing import cast
 
 from services.ratelimit.account import MARK_US
 from services.ratelimit.connection import Address, Command, Connection, open_connection, raise_for
+from services.ratelimit.fitness import unfit
+from services.ratelimit.location import Location
 from services.ratelimit.ports import Operation, Outcome, Status, StoreUnavailable, Verb
 
 FIRST_RETRY_S = 0.05
@@ -21,26 +23,52 @@ LAST_RETRY_S = 1.0
 STABLE_S = 1.0
 """A connection that held so long starts the next series of retries from the first."""
 
+TEND_S = 0.5
+_BEAT = """
+local now = tonumber(redis.call('TIME')[1])
+redis.call('ZADD', KEYS[1], now, ARGV[1])
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - 10)
+redis.call('EXPIRE', KEYS[1], 60)
+return redis.call('ZCARD', KEYS[1])
+"""
+
 _STATUSES = tuple(Status)
 _VERBS = {verb: verb.value.encode() for verb in Verb}
+
+
+def _ignore(_: int) -> None:
+    """Take no note."""
 
 
 class RedisStore:
     """Applies operations to accounts in a shared store.
 
     Args:
-        address: where the store is.
+        location: where the store is.
         timeout_s: the deadline of every exchange.
         on_change: told when the store comes and goes, with a sentence for operators.
+        name: this replica among those that share the store; empty is not counted.
+        on_replicas: told how many replicas there are, about once a second.
+        on_unfit: told why a store should not hold limits; true says to do without it.
     """
 
-    def __init__(
-        self, address: Address, *, timeout_s: float, on_change: Callable[[bool, str], None]
+    def __init__(  # noqa: PLR0913 - each is one neighbour or one declared choice
+        self,
+        location: Location,
+        *,
+        timeout_s: float,
+        on_change: Callable[[bool, str], None],
+        name: str = "",
+        on_replicas: Callable[[int], None] = _ignore,
+        on_unfit: Callable[[str], bool] = bool,
     ) -> None:
         """See the class."""
-        self._address = address
+        self._location = location
         self._timeout_s = timeout_s
         self._on_change = on_change
+        self._on_replicas = on_replicas
+        self._on_unfit = on_unfit
+        self._name = name
         self._script = Path(__file__).with_name("limiter.lua").read_bytes()
         digest = hashlib.sha1(self._script, usedforsecurity=False)  # the name Redis gives it
         self._sha = digest.hexdigest().encode()
@@ -60,6 +88,7 @@ class RedisStore:
             await asyncio.gather(self._keeper, return_exceptions=True)
         if self._connection is not None:
             self._connection.close("closed")
+        self._location.close()
 
     async def apply(self, operations: Sequence[Operation]) -> Sequence[Outcome]:
         """Apply operations in order in one round trip.
@@ -124,34 +153,60 @@ class RedisStore:
         delay = FIRST_RETRY_S
         while True:
             try:
-                connection = await self._connect()
+                connection, address = await self._connect()
             except StoreUnavailable as error:
                 self._tell(up=False, detail=str(error))
             else:
                 since = loop.time()
                 self._connection = connection
-                self._tell(up=True, detail=str(self._address))
-                await connection.lost.wait()
+                self._tell(up=True, detail=str(address))
+                tending = asyncio.create_task(self._tend(connection, address))
+                try:
+                    await connection.lost.wait()
+                finally:
+                    tending.cancel()
                 self._connection = None
-                self._tell(up=False, detail=f"{self._address}: {connection.reason}")
+                self._tell(up=False, detail=f"{address}: {connection.reason}")
                 if loop.time() - since > STABLE_S:
                     delay = FIRST_RETRY_S
             await asyncio.sleep(delay * random.uniform(0.5, 1.0))  # noqa: S311 - only spreads load
             delay = min(delay * 2, LAST_RETRY_S)
 
-    async def _connect(self) -> Connection:
-        """Return a connection to a store that has the script and takes writes."""
-        connection = await open_connection(self._address, timeout_s=self._timeout_s)
+    async def _connect(self) -> tuple[Connection, Address]:
+        """Return a connection to a store that has the script, takes writes and evicts nothing."""
+        address = await self._location.find()
+        connection = await open_connection(address, timeout_s=self._timeout_s)
         try:
             probe: Command = ("SET", "wrl:probe", "", "PX", 1000)
             load: Command = ("SCRIPT", "LOAD", self._script)
             for reply in await connection.exchange([load, probe]):
                 if isinstance(reply, Exception):
                     raise_for(reply)
+            problem = await unfit(connection)
+            if self._on_unfit(problem):
+                msg = f"{address}: {problem}"
+                raise StoreUnavailable(msg)  # noqa: TRY301 - whatever is wrong, it is closed below
         except BaseException:
             connection.close("refused")
             raise
-        return connection
+        return connection, address
+
+    async def _tend(self, connection: Connection, address: Address) -> None:
+        """Notice within a second or two that a store hangs or moved; count the replicas."""
+        beat: Command = ("EVAL", _BEAT, 1, "wrl:{replicas}", self._name)
+        while True:
+            await asyncio.sleep(TEND_S)
+            try:
+                if self._name:
+                    (count,) = await connection.exchange([beat])
+                    if isinstance(count, int):
+                        self._on_replicas(count)
+                else:
+                    await connection.exchange([("PING",)])
+                if self._location.moves and (now := await self._location.find()) != address:
+                    connection.close(f"the master is now {now}")
+            except StoreUnavailable:
+                continue  # the connection itself says when it is of no more use
 
     def _tell(self, *, up: bool, detail: str) -> None:
         self._on_change(up, detail)

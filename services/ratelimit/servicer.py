@@ -1,15 +1,15 @@
 """Protobuf to the limiter and back; it checks the form of requests and decides nothing."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from services.common.errors import InvalidArgument
-from services.common.peer import peer_name
 from services.ratelimit.decision import Decision, Settled, Standing
 from services.ratelimit.limiter import Limiter
+from services.ratelimit.peers import allowed_peer
 from services.ratelimit.plan import Renewal, Reservation, Settlement
 from services.ratelimit.ports import Caller
 from services.ratelimit.rule import MAX_AMOUNT, MAX_COST, Scope, Unit
@@ -40,15 +40,24 @@ _SOURCES = {"store": pb.SOURCE_STORE, "local": pb.SOURCE_LOCAL, "none": pb.SOURC
 
 
 class RateLimitServicer(rpc.RateLimitServiceServicer):
-    """Serves `weaver.ratelimit.v1.RateLimitService`."""
+    """Serves `weaver.ratelimit.v1.RateLimitService`.
 
-    def __init__(self, limiter: Limiter) -> None:
+    Args:
+        limiter: decides.
+        clients: who may call, by the name in their certificate; Envoy may not.
+    """
+
+    def __init__(self, limiter: Limiter, clients: Collection[str]) -> None:
         """See the class."""
         self._limiter = limiter
+        self._clients = frozenset(clients)
+
+    def _peer(self, context: Any) -> str:
+        return allowed_peer(context, self._clients)
 
     async def Reserve(self, request: pb.ReserveRequest, context: Any) -> pb.ReserveResponse:
         """Reserve one request against every rule of a principal."""
-        reservation = _reservation(request, peer_name(context), "")
+        reservation = _reservation(request, self._peer(context), "")
         (decision,) = await self._limiter.reserve((reservation,))
         return _reserve_response(reservation.id, decision)
 
@@ -58,7 +67,7 @@ class RateLimitServicer(rpc.RateLimitServiceServicer):
         context: Any,
     ) -> pb.BatchReserveResponse:
         """Reserve many requests in one round trip."""
-        peer = peer_name(context)
+        peer = self._peer(context)
         _check_size(request.requests)
         reservations = [
             _reservation(item, peer, f"requests[{index}].")
@@ -74,7 +83,7 @@ class RateLimitServicer(rpc.RateLimitServiceServicer):
 
     async def Settle(self, request: pb.SettleRequest, context: Any) -> pb.SettleResponse:
         """Settle a reservation with the real usage."""
-        (result,) = await self._limiter.settle((_settlement(request, peer_name(context), ""),))
+        (result,) = await self._limiter.settle((_settlement(request, self._peer(context), ""),))
         response = _settle_response(result)
         response.limits.extend(map(_limit, result.standings))
         return response
@@ -85,7 +94,7 @@ class RateLimitServicer(rpc.RateLimitServiceServicer):
         context: Any,
     ) -> pb.BatchSettleResponse:
         """Settle many reservations in one round trip."""
-        peer = peer_name(context)
+        peer = self._peer(context)
         _check_size(request.requests)
         results = await self._limiter.settle(
             [
@@ -97,7 +106,7 @@ class RateLimitServicer(rpc.RateLimitServiceServicer):
 
     async def Renew(self, request: pb.RenewRequest, context: Any) -> pb.RenewResponse:
         """Extend the time to live of a reservation."""
-        renewal = _renewal(request, peer_name(context), "")
+        renewal = _renewal(request, self._peer(context), "")
         return _renew_response(await self._limiter.renew_one(renewal))
 
     async def BatchRenew(
@@ -106,7 +115,7 @@ class RateLimitServicer(rpc.RateLimitServiceServicer):
         context: Any,
     ) -> pb.BatchRenewResponse:
         """Extend many reservations in one round trip."""
-        peer = peer_name(context)
+        peer = self._peer(context)
         _check_size(request.requests)
         ends = await self._limiter.renew(
             [
@@ -118,7 +127,7 @@ class RateLimitServicer(rpc.RateLimitServiceServicer):
 
     async def Peek(self, request: pb.PeekRequest, context: Any) -> pb.PeekResponse:
         """Read the state of a principal's limits."""
-        caller = _caller(request.principal, peer_name(context), "")
+        caller = _caller(request.principal, self._peer(context), "")
         model = _model(request.model, "")
         standings, version, source = await self._limiter.peek(caller, model)
         return pb.PeekResponse(
@@ -127,7 +136,7 @@ class RateLimitServicer(rpc.RateLimitServiceServicer):
 
     async def GetUsage(self, request: pb.GetUsageRequest, context: Any) -> pb.GetUsageResponse:
         """Tell what a principal has used of each limit."""
-        caller = _caller(request.principal, peer_name(context), "")
+        caller = _caller(request.principal, self._peer(context), "")
         model = _model(request.model, "") or None
         standings, version, source = await self._limiter.peek(caller, model)
         return pb.GetUsageResponse(

@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import Field, SecretStr
 
-from services.common.settings import CommaSeparated, CommonSettings, SettingsError
+from services.common.settings import CommaSeparated, CommonSettings, SettingsError, split_address
 
 
 class RatelimitSettings(CommonSettings):
@@ -21,7 +21,7 @@ class RatelimitSettings(CommonSettings):
         validation_alias="WEAVER_RATELIMIT_METRICS_LISTEN",
         description="Where the limiter serves Prometheus metrics; empty: nowhere.",
     )
-    allowed_clients: CommaSeparated = Field(
+    limit_clients: CommaSeparated = Field(
         ("gateway",),
         validation_alias="WEAVER_RATELIMIT_ALLOWED_CLIENTS",
         description="The services that may call the limiter, by the name in their certificate.",
@@ -52,6 +52,70 @@ class RatelimitSettings(CommonSettings):
         validation_alias="WEAVER_RATELIMIT_TOKENS_PER_MINUTE",
         description="Tokens (prompt and answer) per minute for each principal; 0: no limit.",
     )
+    tokens_per_day: int = Field(
+        0,
+        ge=0,
+        le=1_000_000_000,
+        validation_alias="WEAVER_RATELIMIT_TOKENS_PER_DAY",
+        description="Tokens per calendar day (UTC) for each principal; 0: no limit.",
+    )
+    cost_micros_per_day: int = Field(
+        0,
+        ge=0,
+        le=10**15,
+        validation_alias="WEAVER_RATELIMIT_COST_MICROS_PER_DAY",
+        description=(
+            "Money per calendar day (UTC) for each principal, in millionths of the currency of "
+            "the price table; 0: no limit."
+        ),
+    )
+    cost_micros_per_month: int = Field(
+        0,
+        ge=0,
+        le=10**15,
+        validation_alias="WEAVER_RATELIMIT_COST_MICROS_PER_MONTH",
+        description="The same per calendar month (UTC).",
+    )
+    concurrency: int = Field(
+        0,
+        ge=0,
+        le=1_000_000,
+        validation_alias="WEAVER_RATELIMIT_CONCURRENCY",
+        description="Requests in flight at once for each principal; 0: no limit.",
+    )
+    policy_file: Path | None = Field(
+        None,
+        validation_alias="WEAVER_RATELIMIT_POLICY_FILE",
+        description=(
+            "YAML with further rules, which come before those of the environment; read again when "
+            "it changes."
+        ),
+    )
+    address_rps: float = Field(
+        0.0,
+        ge=0,
+        le=1_000_000,
+        validation_alias="WEAVER_RATELIMIT_ADDRESS_RPS",
+        description=(
+            "Requests per second that Envoy lets in from each source address (IPv6: each /64) "
+            "before authentication; 0: no limit. Set it for the front door too."
+        ),
+    )
+    address_burst: int = Field(
+        20,
+        ge=1,
+        le=1_000_000,
+        validation_alias="WEAVER_RATELIMIT_ADDRESS_BURST",
+        description="Requests that Envoy lets in from one source address at once.",
+    )
+    envoy_clients: CommaSeparated = Field(
+        ("envoy",),
+        validation_alias="WEAVER_RATELIMIT_ENVOY_CLIENTS",
+        description=(
+            "Who may ask by Envoy's rate limit protocol, by the name in their certificate; they "
+            "may ask nothing else."
+        ),
+    )
     on_store_failure: Literal["local", "deny", "allow"] = Field(
         "local",
         validation_alias="WEAVER_RATELIMIT_ON_STORE_FAILURE",
@@ -65,7 +129,10 @@ class RatelimitSettings(CommonSettings):
         ge=1,
         le=10_000,
         validation_alias="WEAVER_RATELIMIT_REPLICAS",
-        description="How many limiters share the limits while each is on its own (`local`).",
+        description=(
+            "How many limiters at least share the limits while each is on its own (`local`). They "
+            "count each other in the store; a larger count than this holds."
+        ),
     )
     local_accounts: int = Field(
         100_000,
@@ -93,6 +160,11 @@ class RatelimitSettings(CommonSettings):
         validation_alias="REDIS_UNIX_SOCKET",
         description="Path of its Unix socket, instead of host and port.",
     )
+    redis_username: str = Field(
+        "",
+        validation_alias="REDIS_USERNAME",
+        description="Its user for access control lists; empty: the default user.",
+    )
     redis_password: SecretStr = Field(
         SecretStr(""),
         validation_alias="REDIS_PASSWORD",
@@ -112,6 +184,27 @@ class RatelimitSettings(CommonSettings):
         description="The CA that signed its certificate; unset: the system's.",
     )
 
+    redis_sentinels: CommaSeparated = Field(
+        (),
+        validation_alias="REDIS_SENTINELS",
+        description="`host:port` of each sentinel; then they say where the master is.",
+    )
+    redis_sentinel_master: str = Field(
+        "mymaster",
+        validation_alias="REDIS_SENTINEL_MASTER",
+        description="The name that the sentinels watch the master by.",
+    )
+    redis_sentinel_password: SecretStr = Field(
+        SecretStr(""),
+        validation_alias="REDIS_SENTINEL_PASSWORD",
+        description="The sentinels' own password; empty: none.",
+    )
+
+    @property
+    def allowed_clients(self) -> frozenset[str]:
+        """Everyone who may call; the servicers say who may ask for what."""
+        return frozenset({*self.limit_clients, *self.envoy_clients})
+
     def check(self) -> None:
         """Refuse what production must not run with.
 
@@ -119,6 +212,9 @@ class RatelimitSettings(CommonSettings):
             SettingsError: naming the variable.
         """
         super().check()
-        if self.production and not {"redis_host", "redis_unix_socket"} & self.model_fields_set:
-            msg = "REDIS_HOST: production needs a shared store; set it, or REDIS_UNIX_SOCKET."
+        for sentinel in self.redis_sentinels:
+            split_address(sentinel, "REDIS_SENTINELS")
+        where = {"redis_host", "redis_unix_socket", "redis_sentinels"}
+        if self.production and not where & self.model_fields_set:
+            msg = "REDIS_HOST: production needs a shared store; set it, or REDIS_SENTINELS."
             raise SettingsError(msg)

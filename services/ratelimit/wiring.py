@@ -16,21 +16,28 @@ from services.common.clock import SystemClock
 from services.common.component import Component
 from services.common.health import Health
 from services.common.local import LocalChannel
-from services.common.settings import SettingsError
+from services.common.settings import SettingsError, split_address
+from services.ratelimit import defaults
 from services.ratelimit.audit_trail import Append, AuditTrail
 from services.ratelimit.connection import Address
 from services.ratelimit.degradation import Degradation
+from services.ratelimit.envoy import EnvoyServicer
 from services.ratelimit.limiter import Limiter
+from services.ratelimit.location import Fixed, Location, Sentinels
 from services.ratelimit.memory_store import MemoryStore
 from services.ratelimit.metrics import Metrics
 from services.ratelimit.policy import Policy
+from services.ratelimit.policy_file import PolicyError, assemble, parse
+from services.ratelimit.policy_watch import PolicyWatch
 from services.ratelimit.redis_store import RedisStore
+from services.ratelimit.replicas import Recent
 from services.ratelimit.servicer import RateLimitServicer
 from services.ratelimit.settings import RatelimitSettings
 from weaver.audit.v1 import audit_service_pb2_grpc
 from weaver.ratelimit.v1 import ratelimit_service_pb2_grpc
 
 AUDIT_TIMEOUT_S = 5.0
+SENTINEL_TIMEOUT_S = 0.25
 _APPEND = "/weaver.audit.v1.AuditService/AppendRecords"
 
 
@@ -60,26 +67,45 @@ async def build(
             settings.audit_address, settings, own="ratelimit", peer="audit", idempotent=(_APPEND,)
         )
         stack.push_async_callback(audit_channel.close)
+    instance = f"ratelimit-{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
     trail = AuditTrail(
         _append(audit_channel),
-        instance=f"ratelimit-{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}",
+        instance=instance,
         clock=clock,
     )
     trail.start()
     stack.push_async_callback(trail.close)
 
-    degradation = Degradation(settings.on_store_failure, health=health, gauge=metrics, trail=trail)
+    degradation = Degradation(
+        settings.on_store_failure,
+        health=health,
+        gauge=metrics,
+        trail=trail,
+        strict=settings.production,
+    )
+    limiter: Limiter | None = None
+
+    def replicas_counted(count: int) -> None:
+        shares = max(count, settings.replicas)
+        metrics.replicas_counted(shares)
+        if limiter is not None:
+            limiter.set_replicas(shares)
+
     store = RedisStore(
-        address(settings),
+        location(settings),
         timeout_s=settings.store_timeout_ms / 1000,
         on_change=degradation.store_changed,
+        name=instance,
+        on_replicas=Recent(replicas_counted, clock).counted,
+        on_unfit=degradation.store_examined,
     )
+    watch, policy = _policy(settings, health, metrics, trail)
     await store.start()
     stack.push_async_callback(store.close)
+    if settings.production and degradation.unfit:
+        msg = f"REDIS_HOST: the store cannot hold limits in production: {degradation.unfit}"
+        raise SettingsError(msg)
 
-    policy = Policy.from_limits(
-        rps=settings.rps, burst=settings.burst, tokens_per_minute=settings.tokens_per_minute
-    )
     limiter = Limiter(
         store=store,
         local=MemoryStore(clock, max_accounts=settings.local_accounts),
@@ -89,21 +115,44 @@ async def build(
         observer=metrics,
         clock=clock,
     )
-    servicer = RateLimitServicer(limiter)
+    stack.push_async_callback(limiter.close)
+    if watch is not None:
+        watch.adopt = limiter.adopt
+        watch.start()
+        stack.push_async_callback(watch.close)
+    servicer = RateLimitServicer(limiter, settings.limit_clients)
+    envoy = EnvoyServicer(limiter, settings.envoy_clients)
     health.set("", True)  # noqa: FBT003 - its form
     return Component(
         name="ratelimit",
         services=("weaver.ratelimit.v1.RateLimitService",),
-        register=partial(
-            ratelimit_service_pb2_grpc.add_RateLimitServiceServicer_to_server, servicer
-        ),
+        register=partial(_register, servicer, envoy),
         health=health,
         metrics=registry,
     )
 
 
+def location(settings: RatelimitSettings) -> Location:
+    """Return what knows where the store is.
+
+    Raises:
+        SettingsError: the store's CA cannot be read.
+    """
+    store = address(settings)
+    if not settings.redis_sentinels:
+        return Fixed(store)
+    places = [split_address(text, "REDIS_SENTINELS") for text in settings.redis_sentinels]
+    password = settings.redis_sentinel_password.get_secret_value()
+    return Sentinels(
+        [Address(host, port, password=password, tls=store.tls) for host, port in places],
+        settings.redis_sentinel_master,
+        store,
+        timeout_s=max(settings.store_timeout_ms / 1000, SENTINEL_TIMEOUT_S),
+    )
+
+
 def address(settings: RatelimitSettings) -> Address:
-    """Return where the store is.
+    """Return where the store is, or how to get in where sentinels say where.
 
     Raises:
         SettingsError: the store's CA cannot be read.
@@ -120,9 +169,42 @@ def address(settings: RatelimitSettings) -> Address:
         port=settings.redis_port,
         unix_socket=settings.redis_unix_socket,
         database=settings.redis_db,
+        username=settings.redis_username,
         password=settings.redis_password.get_secret_value(),
         tls=tls,
     )
+
+
+def _policy(
+    settings: RatelimitSettings, health: Health, metrics: Metrics, trail: AuditTrail
+) -> tuple[PolicyWatch | None, Policy]:
+    """Return the policy, and what follows its file where there is one.
+
+    Raises:
+        SettingsError: the file cannot be read, or is no policy.
+    """
+    rules, descriptors = defaults.rules(settings), defaults.descriptors(settings)
+    if settings.policy_file is None:
+        policy = assemble(rules, descriptors)
+        metrics.policy_read(policy.version, good=True, changed=False)
+        return None, policy
+    watch = PolicyWatch(
+        settings.policy_file,
+        parse=partial(parse, defaults=rules, descriptors=descriptors),
+        health=health,
+        gauge=metrics,
+        trail=trail,
+    )
+    try:
+        return watch, watch.first()
+    except PolicyError as error:
+        msg = f"WEAVER_RATELIMIT_POLICY_FILE: {settings.policy_file}: {error}"
+        raise SettingsError(msg) from None
+
+
+def _register(servicer: RateLimitServicer, envoy: EnvoyServicer, server: Any) -> None:  # noqa: ANN401 - a grpc.aio server or a local channel
+    ratelimit_service_pb2_grpc.add_RateLimitServiceServicer_to_server(servicer, server)
+    envoy.register(server)
 
 
 def _append(channel: Any) -> Append | None:  # noqa: ANN401 - a grpc.aio or a local channel

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import pytest
 
 from services.ratelimit.connection import Address
+from services.ratelimit.location import Fixed
 from services.ratelimit.memory_store import MemoryStore
 from services.ratelimit.policy import Policy, account_of
 from services.ratelimit.ports import Caller, Operation, Outcome, Status, Store, Verb
@@ -64,7 +65,9 @@ async def subject(request: pytest.FixtureRequest, valkey: Valkey) -> AsyncIterat
 
 
 def open_store(socket: Path) -> RedisStore:
-    return RedisStore(Address(unix_socket=socket), timeout_s=1, on_change=lambda up, detail: None)
+    return RedisStore(
+        Fixed(Address(unix_socket=socket)), timeout_s=1, on_change=lambda up, detail: None
+    )
 
 
 def new_caller(peer: str = "gateway") -> Caller:

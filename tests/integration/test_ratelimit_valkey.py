@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from services.ratelimit.connection import Address, Connection, open_connection
+from services.ratelimit.location import Fixed
 from services.ratelimit.policy import Policy, account_of
 from services.ratelimit.ports import Caller, Operation, Status, StoreUnavailable, Verb
 from services.ratelimit.redis_store import RedisStore
@@ -58,7 +59,7 @@ async def open_store(
     stack: AsyncExitStack, address: Address, *, timeout_s: float = TIMEOUT_S
 ) -> tuple[RedisStore, Watch]:
     watch = Watch()
-    store = RedisStore(address, timeout_s=timeout_s, on_change=watch.changed)
+    store = RedisStore(Fixed(address), timeout_s=timeout_s, on_change=watch.changed)
     await store.start()
     stack.push_async_callback(store.close)
     return store, watch
@@ -245,7 +246,7 @@ async def test_a_replica_at_the_start_is_down_until_it_takes_writes(
 
 async def test_a_store_that_was_never_started_can_be_closed(tmp_path: Path) -> None:
     where = Address(unix_socket=tmp_path / "none.sock")
-    await RedisStore(where, timeout_s=TIMEOUT_S, on_change=Watch().changed).close()
+    await RedisStore(Fixed(where), timeout_s=TIMEOUT_S, on_change=Watch().changed).close()
 
 
 async def test_a_wrong_password_is_down_and_never_shown(

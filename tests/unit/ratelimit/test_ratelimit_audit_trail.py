@@ -136,6 +136,9 @@ class Board:
     def set(self, name: str, serving: bool, detail: str = "") -> None:
         self.state = (name, serving, detail)
 
+    def store_fit(self, *, fit: bool) -> None:
+        self.fit = fit
+
     def store_up(self, *, up: bool) -> None:
         self.up = up
 

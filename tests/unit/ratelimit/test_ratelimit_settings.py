@@ -13,7 +13,7 @@ def test_the_guides_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = load(RatelimitSettings)
     assert (settings.rps, settings.burst, settings.tokens_per_minute) == (5, 10, 0)
     assert settings.on_store_failure == "local"
-    assert settings.allowed_clients == ("gateway",)
+    assert settings.allowed_clients == {"gateway", "envoy"}
 
 
 @pytest.mark.parametrize(
