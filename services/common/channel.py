@@ -11,13 +11,10 @@ from collections.abc import (
     Awaitable,
     Callable,
     Iterable,
-    Iterator,
 )
-from contextlib import contextmanager
 from typing import Any
 
 import grpc
-from opentelemetry.trace import Span
 
 from services.common import certificates, telemetry, tls
 from services.common.errors import DeadlineExceeded, Unavailable, WeaverError
@@ -131,18 +128,21 @@ async def call(
     Raises:
         WeaverError: what the other side raised, or Unavailable or DeadlineExceeded.
     """
-    with _span(method) as span:
-        try:
-            with telemetry.current(span):
-                response = method(request, timeout=timeout_s, metadata=metadata)
-            return await response
-        except grpc.aio.AioRpcError as error:
-            telemetry.finish(span, error.code().name)
-            raise _translated(error) from error
-        except asyncio.CancelledError:
-            telemetry.finish(span, "CANCELLED")
-            _raise_if_not_ours()
-            raise
+    span = telemetry.start_client_span(getattr(method, "path", ""))
+    try:
+        with telemetry.current(span):
+            response = method(request, timeout=timeout_s, metadata=metadata)
+        return await response
+    except grpc.aio.AioRpcError as error:
+        telemetry.finish(span, error.code().name)
+        raise _translated(error) from error
+    except asyncio.CancelledError:
+        telemetry.finish(span, "CANCELLED")
+        _raise_if_not_ours()
+        raise
+    finally:
+        if span is not None:
+            span.end()
 
 
 async def stream(
@@ -159,32 +159,25 @@ async def stream(
     Raises:
         WeaverError: as `call` does.
     """
-    with _span(method) as span:
+    span = telemetry.start_client_span(getattr(method, "path", ""))
+    responses: Any = None
+    try:
         with telemetry.current(span):
             responses = method(request, timeout=timeout_s, metadata=metadata)
-        try:
-            async for response in responses:
-                yield response
-        except grpc.aio.AioRpcError as error:
-            telemetry.finish(span, error.code().name)
-            raise _translated(error) from error
-        except asyncio.CancelledError:
-            telemetry.finish(span, "CANCELLED")
-            _raise_if_not_ours()
-            raise
-        finally:
-            if isinstance(responses, AsyncGenerator):
-                await responses.aclose()
-            else:
-                responses.cancel()
-
-
-@contextmanager
-def _span(method: Callable[..., Any]) -> Iterator[Span | None]:
-    span = telemetry.start_client_span(getattr(method, "path", ""))
-    try:
-        yield span
+        async for response in responses:
+            yield response
+    except grpc.aio.AioRpcError as error:
+        telemetry.finish(span, error.code().name)
+        raise _translated(error) from error
+    except asyncio.CancelledError:
+        telemetry.finish(span, "CANCELLED")
+        _raise_if_not_ours()
+        raise
     finally:
+        if isinstance(responses, AsyncGenerator):
+            await responses.aclose()
+        elif responses is not None:
+            responses.cancel()
         if span is not None:
             span.end()
 

@@ -8,8 +8,8 @@ collector that is down costs nothing but spans: the queue is bounded, and so is 
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack, contextmanager, suppress
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager, AsyncExitStack, nullcontext, suppress
 from contextvars import ContextVar
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -31,6 +31,7 @@ _FAULTS: Final = frozenset(
     {"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"}
 )
 _NUMBERS: Final = {code.name: code.value[0] for code in grpc.StatusCode}
+_NO_SPAN: Final = nullcontext()
 _propagator: Final = TraceContextTextMapPropagator()
 
 tracer: ContextVar[Tracer | None] = ContextVar("tracer", default=None)
@@ -150,14 +151,9 @@ def start_client_span(path: str) -> Span | None:
     return maker.start_span(path[1:], kind=SpanKind.CLIENT, attributes=_attributes(path))
 
 
-@contextmanager
-def current(span: Span | None) -> Iterator[None]:
-    """Make a span current while its call is started, so that the call carries it."""
-    if span is None:
-        yield
-    else:
-        with trace.use_span(span):
-            yield
+def current(span: Span | None) -> AbstractContextManager[object]:
+    """Return what makes a span current while its call is started, so that the call carries it."""
+    return _NO_SPAN if span is None else trace.use_span(span)
 
 
 def finish(span: Span | None, code: str) -> None:
