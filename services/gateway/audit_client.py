@@ -8,6 +8,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from services.common.channel import call
 from services.common.errors import InvalidArgument
+from services.gateway.capture import Capture, SealedText
 from services.gateway.events import Event, EventType, RecordId, RecordReference
 from services.gateway.principal import Principal
 from services.gateway.typed import usage_message
@@ -26,6 +27,9 @@ IDEMPOTENT = tuple(
         "GetConsistencyProof",
         "ListKeys",
         "GetTile",
+        "GetCommitmentKey",
+        "GetTexts",
+        "LookUpPrincipal",
     )
 )
 _TYPES = {kind: record_pb2.EventType.Value(f"EVENT_TYPE_{kind.name}") for kind in EventType}
@@ -34,6 +38,9 @@ _NANOS = 1_000_000_000
 
 class AuditClient:
     """The port `AuditLog`, and the reading calls.
+
+    `capture` takes the texts of durable records where texts are captured; `pseudonyms` is whether
+    records show callers by pseudonyms, once the log has said so.
 
     Args:
         channel: to the audit service.
@@ -46,6 +53,8 @@ class AuditClient:
         self._stub = audit_service_pb2_grpc.AuditServiceStub(channel)
         self._append_timeout_s = append_timeout_s
         self._read_timeout_s = read_timeout_s
+        self.capture: Capture | None = None
+        self.pseudonyms: bool | None = None
 
     async def append(self, events: Sequence[Event]) -> Sequence[RecordReference]:
         """Return where the events stand, once all of them are durable.
@@ -60,7 +69,30 @@ class AuditClient:
             msg = "A record does not fit its contract."
             raise InvalidArgument(msg) from error
         response = await call(self._stub.AppendRecords, request, timeout_s=self._append_timeout_s)
-        return [RecordReference(response.origin, index) for index in response.indexes]
+        self.pseudonyms = response.pseudonyms
+        references = [RecordReference(response.origin, index) for index in response.indexes]
+        if self.capture is not None:
+            for event, reference in zip(events, references, strict=False):
+                if event.commitments is not None and event.commitments.texts:
+                    self.capture.take(reference, event.commitments)
+        return references
+
+    async def store(self, texts: Sequence[SealedText]) -> None:
+        """Keep captured texts of one log.
+
+        Raises:
+            WeaverError: as `weaver.audit.v1.AuditService/StoreTexts` says.
+        """
+        request = pb.StoreTextsRequest(origin=texts[0].origin)
+        for text in texts:
+            request.texts.add(
+                index=text.record,
+                kind=record_pb2.CommitmentKind.Value(f"COMMITMENT_KIND_{text.kind.upper()}"),
+                sealed=text.sealed,
+                size=text.size,
+                truncated=text.truncated,
+            )
+        await call(self._stub.StoreTexts, request, timeout_s=self._append_timeout_s)
 
     async def read(self, method: str, request: Any) -> Any:  # noqa: ANN401 - any message
         """Make one of the reading calls."""

@@ -1,17 +1,18 @@
 """What a caller may read of the audit log, in the gateway's own words.
 
 A caller without the `auditor` role sees their own records; another's does not exist for them. The
-log is asked with the caller's identity in the filter, and what comes back is checked again.
+log is asked as their owner: only the audit service knows under which pseudonym somebody's records
+stand.
 """
 
-from collections.abc import Mapping
+import base64
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Final
 
 import msgspec
 
-from services.common.errors import InvalidArgument, NotFound
-from services.gateway.principal import Principal
+from services.common.errors import InvalidArgument
 
 MAX_PAGE_SIZE = 1000
 TYPES: Final = frozenset(
@@ -31,32 +32,13 @@ TYPES: Final = frozenset(
 )
 
 
-class _Principal(msgspec.Struct):
-    tenant: str = ""
-    issuer: str = ""
-    subject: str = ""
+class Text(msgspec.Struct, frozen=True):
+    """A text that was captured for a record."""
 
-
-class _Entry(msgspec.Struct):
-    principal: _Principal | None = None
-
-
-_ENTRY: Final = msgspec.json.Decoder(_Entry)
-
-
-def own(entry: bytes, principal: Principal) -> bool:
-    """Return whether a record is about this caller."""
-    found = _ENTRY.decode(entry).principal
-    return found is not None and (found.tenant, found.issuer, found.subject) == (
-        principal.tenant,
-        principal.issuer,
-        principal.subject,
-    )
-
-
-def no_such_record(index: int) -> NotFound:
-    """Return the error for a record that does not exist, or not for this caller."""
-    return NotFound(f"There is no record {index}, or it is not yours.")
+    kind: str
+    data: bytes
+    size: int
+    truncated: bool
 
 
 def event_type(name: str) -> str:
@@ -103,3 +85,24 @@ def page_size(asked: int) -> int:
 def record_json(index: int, entry: bytes) -> Mapping[str, object]:
     """Return a record with its index; the entry stays byte for byte."""
     return {"index": index, "record": msgspec.Raw(entry)}
+
+
+def text_json(text: Text) -> Mapping[str, object]:
+    """Return a captured text; one that is not UTF-8 as `base64`."""
+    described = {"kind": text.kind, "size": text.size, "truncated": text.truncated}
+    try:
+        return {**described, "text": text.data.decode()}
+    except UnicodeDecodeError as error:
+        # A text that was cut may end with the beginning of a character.
+        if text.truncated and error.start >= len(text.data) - 3:
+            return {**described, "text": text.data[: error.start].decode()}
+        return {**described, "base64": base64.b64encode(text.data).decode()}
+
+
+def what_was_listed(filters: Mapping[str, str], indexes: Sequence[int]) -> dict[str, str]:
+    """Return what a record of a listing says of it."""
+    said = {f"filter_{name}": value for name, value in filters.items() if value}
+    said |= {"read": "records", "count": str(len(indexes))}
+    if indexes:
+        said |= {"first_index": str(min(indexes)), "last_index": str(max(indexes))}
+    return said

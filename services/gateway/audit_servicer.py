@@ -1,14 +1,14 @@
 """AuditReaderService on the wire: authenticates, authorises, records, forwards."""
 
 import time
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, NamedTuple
 
 import msgspec
 from google.api import httpbody_pb2
 
 from services.gateway import audit_reader, http
-from services.gateway.audit_client import AuditClient, timestamp
+from services.gateway.audit_client import AuditClient, principal_message, timestamp
 from services.gateway.authorization import Scope
 from services.gateway.calls import Ask, Surface
 from services.gateway.pipeline import Pipeline
@@ -21,6 +21,8 @@ from weaver.gateway.v1 import audit_reader_service_pb2_grpc
 
 TEXT = "text/plain; charset=utf-8"
 BYTES = "application/octet-stream"
+KEYS_TOO = ("keys", "texts")
+TEXTS_TOO = ("texts",)
 
 
 def _no_model(body: bytes, _: int) -> Ask:
@@ -29,8 +31,17 @@ def _no_model(body: bytes, _: int) -> Ask:
 
 RECORDS = Surface("audit.records", Scope.AUDIT_OWN, _no_model)
 RECEIPT = Surface("audit.receipt", Scope.AUDIT_OWN, _no_model)
+COMMITMENT_KEY = Surface("audit.commitment_key", Scope.AUDIT_OWN, _no_model)
+TEXTS = Surface("audit.texts", Scope.AUDIT_OWN, _no_model)
 PROOF = Surface("audit.proof", Scope.AUDIT_OWN, _no_model)
 TILE = Surface("audit.tile", Scope.AUDIT_ALL, _no_model)
+
+
+class Reading(NamedTuple):
+    """An answer, and what its `audit_read` record says was read."""
+
+    body: bytes
+    read: Mapping[str, str]
 
 
 class AuditReaderServicer(audit_reader_service_pb2_grpc.AuditReaderServiceServicer):
@@ -39,17 +50,20 @@ class AuditReaderServicer(audit_reader_service_pb2_grpc.AuditReaderServiceServic
     Args:
         pipeline: authenticates, authorises and records.
         audit: the log.
+        auditor_reads: what auditors see of others: `records`, `keys` or `texts`, each with those
+            before it.
     """
 
-    def __init__(self, pipeline: Pipeline, audit: AuditClient) -> None:
+    def __init__(self, pipeline: Pipeline, audit: AuditClient, auditor_reads: str) -> None:
         """See the class."""
         self._pipeline = pipeline
         self._audit = audit
+        self._auditor_reads = auditor_reads
 
     async def ListRecords(self, request: pb.ListRecordsRequest, context: Any) -> Any:
         """List records, newest first."""
 
-        async def reading(principal: Principal) -> bytes:
+        async def reading(principal: Principal) -> Reading:
             response = await self._audit.read("ListRecords", self._filter(request, principal))
             page = {
                 "records": [
@@ -58,44 +72,95 @@ class AuditReaderServicer(audit_reader_service_pb2_grpc.AuditReaderServiceServic
                 ],
                 "next_page_token": response.next_page_token,
             }
-            return msgspec.json.encode(page)
+            subject = request.subject
+            if self._audit.pseudonyms and subject:
+                # What is read must not name in the log whom the log does not name.
+                subject = ",".join(response.pseudonyms) or "unknown"
+            filters = {
+                "request_id": request.request_id,
+                "subject": subject,
+                "tenant": request.tenant,
+                "types": ",".join(request.type),
+                "start_time": request.start_time,
+                "end_time": request.end_time,
+            }
+            indexes = [record.index for record in response.records]
+            read = audit_reader.what_was_listed(filters, indexes)
+            return Reading(msgspec.json.encode(page), read)
 
         return await self._read(RECORDS, request, context, reading)
 
     async def GetRecord(self, request: pb.GetRecordRequest, context: Any) -> Any:
         """Return the record at an index."""
 
-        async def reading(principal: Principal) -> bytes:
+        async def reading(principal: Principal) -> Reading:
             asked = audit_pb.GetRecordRequest(index=request.index)
+            self._as_owner(asked, principal)
             record = (await self._audit.read("GetRecord", asked)).record
-            self._check(record, principal)
-            return msgspec.json.encode(audit_reader.record_json(record.index, record.entry))
+            body = msgspec.json.encode(audit_reader.record_json(record.index, record.entry))
+            return Reading(body, _one("record", request.index))
 
         return await self._read(RECORDS, request, context, reading)
 
     async def GetReceipt(self, request: pb.GetReceiptRequest, context: Any) -> Any:
         """Return a record's receipt."""
 
-        async def reading(principal: Principal) -> bytes:
+        async def reading(principal: Principal) -> Reading:
             asked = audit_pb.GetReceiptRequest(index=request.index)
+            self._as_owner(asked, principal)
             response = await self._audit.read("GetReceipt", asked)
             record = response.record
-            self._check(record, principal)
             receipt = {
                 **audit_reader.record_json(record.index, record.entry),
                 "proof": response.proof,
             }
-            return msgspec.json.encode(receipt)
+            return Reading(msgspec.json.encode(receipt), _one("receipt", request.index))
 
         return await self._read(RECEIPT, request, context, reading)
+
+    async def GetCommitmentKey(self, request: pb.GetCommitmentKeyRequest, context: Any) -> Any:
+        """Return the key of a record's commitments."""
+
+        async def reading(principal: Principal) -> Reading:
+            asked = audit_pb.GetCommitmentKeyRequest(index=request.index)
+            self._as_owner(asked, principal, KEYS_TOO)
+            response = await self._audit.read("GetCommitmentKey", asked)
+            record = response.record
+            key = {
+                **audit_reader.record_json(record.index, record.entry),
+                "commitment_key": response.commitment_key.hex(),
+            }
+            return Reading(msgspec.json.encode(key), _one("commitment_key", request.index))
+
+        return await self._read(COMMITMENT_KEY, request, context, reading)
+
+    async def GetTexts(self, request: pb.GetTextsRequest, context: Any) -> Any:
+        """Return the texts that were captured for a record."""
+
+        async def reading(principal: Principal) -> Reading:
+            asked = audit_pb.GetTextsRequest(index=request.index)
+            self._as_owner(asked, principal, TEXTS_TOO)
+            response = await self._audit.read("GetTexts", asked)
+            record = response.record
+            texts = [
+                audit_reader.text_json(
+                    audit_reader.Text(_kind(text.kind), text.data, text.size, text.truncated)
+                )
+                for text in response.texts
+            ]
+            found = {**audit_reader.record_json(record.index, record.entry), "texts": texts}
+            read = {**_one("texts", request.index), "count": str(len(texts))}
+            return Reading(msgspec.json.encode(found), read)
+
+        return await self._read(TEXTS, request, context, reading)
 
     async def GetTile(self, request: pb.GetTileRequest, context: Any) -> Any:
         """Return a tile or an entry bundle."""
 
-        async def reading(_: Principal) -> bytes:
+        async def reading(_: Principal) -> Reading:
             asked = audit_pb.GetTileRequest(path=request.path)
             data: bytes = (await self._audit.read("GetTile", asked)).data
-            return data
+            return Reading(data, {"read": "tile", "path": request.path[:128]})
 
         return await self._read(TILE, request, context, reading, BYTES)
 
@@ -154,7 +219,7 @@ class AuditReaderServicer(audit_reader_service_pb2_grpc.AuditReaderServiceServic
         surface: Surface,
         request: Any,
         context: Any,
-        reading: Callable[[Principal], Awaitable[bytes]],
+        reading: Callable[[Principal], Awaitable[Reading]],
         content_type: str = JSON,
     ) -> httpbody_pb2.HttpBody:
         """Take a reading through the pipeline and send its answer."""
@@ -162,16 +227,19 @@ class AuditReaderServicer(audit_reader_service_pb2_grpc.AuditReaderServiceServic
             header = http.request_headers(context)
             body = request.SerializeToString()
             call = http.read_call(context, header, surface, body, time.monotonic())
-            data, admission, record = await self._pipeline.read(call, reading)
+            done, admission, record = await self._pipeline.read(call, reading, _what)
             await context.send_initial_metadata(http.response_headers(admission, record))
-            return httpbody_pb2.HttpBody(content_type=content_type, data=data)
+            return httpbody_pb2.HttpBody(content_type=content_type, data=done.body)
 
-    def _check(self, record: audit_pb.StoredRecord, principal: Principal) -> None:
-        """Hide a record that is another's."""
-        if self._pipeline.may(principal, Scope.AUDIT_ALL):
+    def _as_owner(
+        self, asked: Any, principal: Principal, policies: tuple[str, ...] | None = None
+    ) -> None:
+        """Ask as the record's owner, unless the caller may see others' and policy does not mind."""
+        if self._pipeline.may(principal, Scope.AUDIT_ALL) and (
+            policies is None or self._auditor_reads in policies
+        ):
             return
-        if not audit_reader.own(record.entry, principal):
-            raise audit_reader.no_such_record(record.index)
+        asked.owner.CopyFrom(principal_message(principal))
 
     def _filter(
         self, request: pb.ListRecordsRequest, principal: Principal
@@ -193,7 +261,17 @@ class AuditReaderServicer(audit_reader_service_pb2_grpc.AuditReaderServiceServic
             asked.filter.tenant = request.tenant
             asked.filter.subject = request.subject
         else:
-            asked.filter.tenant = principal.tenant
-            asked.filter.issuer = principal.issuer
-            asked.filter.subject = principal.subject
+            asked.filter.owner.CopyFrom(principal_message(principal))
         return asked
+
+
+def _one(what: str, index: int) -> dict[str, str]:
+    return {"read": what, "index": str(index)}
+
+
+def _what(done: Reading) -> Mapping[str, str]:
+    return done.read
+
+
+def _kind(kind: record_pb2.CommitmentKind.ValueType) -> str:
+    return record_pb2.CommitmentKind.Name(kind).removeprefix("COMMITMENT_KIND_").lower()

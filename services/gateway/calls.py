@@ -95,13 +95,13 @@ class LimitExceeded(ResourceExhausted):
 
 
 class WholeResponse(msgspec.Struct, frozen=True):
-    """A response that is released at once; its outcome is durable."""
+    """A response that is released at once; its outcome is durable, or policy needs none."""
 
     body: bytes
     content_type: str
     headers: Headers
     admission: Admission
-    record: RecordReference
+    record: RecordReference | None
     generation: Generation
 
 

@@ -51,12 +51,18 @@ class Dependencies:
         neighbours: by name.
         observer: is told of changes.
         clock: for `since`.
+        optional: the neighbours that a call can do without.
     """
 
     def __init__(
-        self, neighbours: Mapping[str, Neighbour], observer: Observer, clock: Clock
+        self,
+        neighbours: Mapping[str, Neighbour],
+        observer: Observer,
+        clock: Clock,
+        optional: frozenset[str] = frozenset(),
     ) -> None:
         """See the class."""
+        self._optional = optional
         self._neighbours = neighbours
         self._observer = observer
         self._clock = clock
@@ -71,8 +77,9 @@ class Dependencies:
 
     @property
     def ready(self) -> bool:
-        """Whether every neighbour itself serves."""
-        return all(name in self._states and self._states[name].up for name in self._neighbours)
+        """Whether every neighbour that is needed serves."""
+        needed = (name for name in self._neighbours if name not in self._optional)
+        return all(name in self._states and self._states[name].up for name in needed)
 
     @property
     def degraded(self) -> bool:

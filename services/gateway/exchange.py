@@ -5,12 +5,14 @@ waiting, so it can be done from anywhere, a cancellation included; closing again
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Protocol
 
 from services.common.clock import Clock
 from services.common.errors import Unavailable, WeaverError
 from services.gateway.calls import Ask, Call
 from services.gateway.events import (
+    CaptureRule,
     Commitments,
     Event,
     EventType,
@@ -31,6 +33,23 @@ SCANNED_AT_ONCE = 256 * 1024
 REDACTED_AT_ONCE = 4 * 1024
 
 
+Outcome = asyncio.Future[RecordReference] | None
+"""Where an outcome will stand; None where there is none."""
+
+
+class Unrecorded(Protocol):
+    """Counts requests that go on although the log does not answer."""
+
+    @property
+    def patience_s(self) -> float:
+        """How long an answer waits for its outcome."""
+        ...
+
+    def went_on(self) -> None:
+        """Take note of one."""
+        ...
+
+
 class Exchange:
     """What is known about one admitted request.
 
@@ -45,9 +64,13 @@ class Exchange:
         limiter: takes the settlement.
         clock: for times and durations.
         http_status: the HTTP status that an error becomes.
+        capture: which texts are captured; None for none.
+        unrecorded: is told of a request that goes on although the log does not answer; None where
+            such a request is refused.
     """
 
     __slots__ = (
+        "_capture",
         "_clock",
         "_http_status",
         "_intent",
@@ -55,6 +78,8 @@ class Exchange:
         "_limiter",
         "_model",
         "_recorder",
+        "_unrecorded",
+        "_without_record",
         "admission",
         "answer_commitments",
         "ask",
@@ -78,6 +103,8 @@ class Exchange:
         limiter: Limiter,
         clock: Clock,
         http_status: Callable[[WeaverError], int],
+        capture: CaptureRule | None = None,
+        unrecorded: Unrecorded | None = None,
     ) -> None:
         """See the class."""
         self.call = call
@@ -86,7 +113,10 @@ class Exchange:
         self.admission = admission
         self.redactor = redactor
         self.prompt = ask.body
-        self.answer_commitments = Commitments()
+        self.answer_commitments = Commitments(capture)
+        self._capture = capture
+        self._unrecorded = unrecorded
+        self._without_record = False
         self._recorder = recorder
         self._limiter = limiter
         self._clock = clock
@@ -111,21 +141,37 @@ class Exchange:
             self.closed = True
             self._limiter.settle(self.principal, self.admission, None, 0)
 
-    async def open(self) -> None:
+    async def open(self, *, strict: bool = False) -> None:
         """Record the intent and wait until it is durable.
+
+        Args:
+            strict: whether the request is refused without a record, whatever the policy.
 
         Raises:
             Unavailable: the log does not answer; `opened` says whether an intent was numbered.
         """
         event = self._event(EventType.INTENT)
-        commitments = event.commitments = Commitments()
+        commitments = event.commitments = Commitments(self._capture)
         commitments.add("PROMPT_RECEIVED", self.call.body)
         commitments.add("PROMPT_SENT", self.prompt)
         event.limit = self.admission.decision
         event.redactions = self._redactions("PROMPT")
-        future = self._recorder.submit(event)
-        self._intent = event
-        await future
+        event.duration_s = self._clock.monotonic() - self.call.arrived
+        try:
+            future = self._recorder.submit(event)
+            self._intent = event
+            await future
+        except Unavailable:
+            if strict or self._unrecorded is None:
+                raise
+            self._go_on(self._unrecorded)
+
+    def note_read(self, what: Mapping[str, str]) -> None:
+        """Record what was read; it is durable once the outcome is, which follows it."""
+        event = self._event(EventType.AUDIT_READ)
+        event.intent_id = None if self._intent is None else self._intent.id
+        event.attributes = dict(what)
+        self._recorder.submit(event, must=True)
 
     def leave(self) -> None:
         """Take note that the prompt is on its way to a provider."""
@@ -133,10 +179,10 @@ class Exchange:
 
     @property
     def opened(self) -> bool:
-        """Whether an intent was numbered, so that an outcome is owed or given."""
-        return self._intent is not None
+        """Whether an intent was numbered, so that an outcome is owed; or policy needs none."""
+        return self._intent is not None or self._without_record
 
-    def complete(self, generation: Generation) -> "asyncio.Future[RecordReference]":
+    def complete(self, generation: Generation) -> Outcome:
         """Close with a whole answer; the future holds where the outcome stands."""
         return self._close(OutcomeStatus.COMPLETED, generation, "", OK)
 
@@ -145,9 +191,7 @@ class Exchange:
         if not self.closed:
             self._close(OutcomeStatus.FAILED, None, error.reason, self._http_status(error))
 
-    def interrupt(
-        self, generation: Generation | None, reason: str
-    ) -> "asyncio.Future[RecordReference]":
+    def interrupt(self, generation: Generation | None, reason: str) -> Outcome:
         """Close with an answer that broke off on the provider's side."""
         return self._close(OutcomeStatus.INTERRUPTED, generation, reason, OK)
 
@@ -179,25 +223,36 @@ class Exchange:
         """Keep the reservation alive."""
         self._limiter.renew(self.principal, self.admission)
 
-    async def durable(
-        self, outcome: "asyncio.Future[RecordReference]", timeout_s: float
-    ) -> RecordReference:
-        """Wait until the outcome is durable.
+    async def durable(self, outcome: Outcome, timeout_s: float) -> RecordReference | None:
+        """Wait until the outcome is durable; None where the answer goes on without.
 
         Raises:
             Unavailable: it was not in time; the record is still on its way.
         """
+        if outcome is None:
+            return None
+        if self._unrecorded is not None:
+            timeout_s = 0.001 if self._without_record else self._unrecorded.patience_s
         try:
             async with asyncio.timeout(timeout_s):
                 return await outcome
         except TimeoutError:
+            if self._unrecorded is not None:
+                self._go_on(self._unrecorded)
+                return None
             msg = "The audit log did not confirm the outcome in time, so the answer is withheld."
             raise Unavailable(msg, reason="AUDIT_UNAVAILABLE", retry_after_s=1.0) from None
 
     def _close(
         self, status: OutcomeStatus, generation: Generation | None, reason: str, http_status: int
-    ) -> "asyncio.Future[RecordReference]":
+    ) -> Outcome:
         self.closed = True
+        if self._intent is None and self._without_record:
+            usage, cost_micros = None, 0
+            if generation is not None:
+                usage, cost_micros = generation.usage, generation.cost_micros
+            self._limiter.settle(self.principal, self.admission, usage, cost_micros)
+            return None
         event = self._event(EventType.OUTCOME)
         event.intent_id = None if self._intent is None else self._intent.id
         event.outcome = status
@@ -218,6 +273,12 @@ class Exchange:
             event.upstream_duration_s = generation.upstream_duration_s
         self._limiter.settle(self.principal, self.admission, usage, cost_micros)
         return self._recorder.submit(event, must=True)
+
+    def _go_on(self, unrecorded: Unrecorded) -> None:
+        """Take note, once, that this request is not refused although the log does not answer."""
+        if not self._without_record:
+            self._without_record = True
+            unrecorded.went_on()
 
     def _event(self, kind: EventType) -> Event:
         call = self.call

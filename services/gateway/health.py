@@ -3,7 +3,7 @@
 It tells a stranger which parts are up and nothing of where or how they run.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import msgspec
@@ -28,28 +28,34 @@ class HealthReport:
     Args:
         dependencies: the neighbours.
         recorder: whether the log takes records.
-        policies: what this deployment does when a dependency fails.
+        policies: tells what this deployment has decided.
         process: whether this process is on its way out.
+        records_needed: whether a call is refused when the log does not take its record.
     """
 
     def __init__(
         self,
         dependencies: Dependencies,
         recorder: Recorder,
-        policies: Mapping[str, str],
+        policies: Callable[[], Mapping[str, str]],
         process: Draining,
+        *,
+        records_needed: bool = True,
     ) -> None:
         """See the class."""
         self._dependencies = dependencies
         self._recorder = recorder
-        self._policies = dict(policies)
+        self._policies = policies
+        self._records_needed = records_needed
         self._process = process
 
     @property
     def ready(self) -> bool:
         """Whether a model call can be served."""
         return (
-            not self._process.draining and self._dependencies.ready and self._recorder.stall is None
+            not self._process.draining
+            and self._dependencies.ready
+            and (self._recorder.stall is None or not self._records_needed)
         )
 
     @property
@@ -57,7 +63,8 @@ class HealthReport:
         """`ok`, `degraded` (it serves, but something is down) or `unavailable`."""
         if not self.ready:
             return "unavailable"
-        return "degraded" if self._dependencies.degraded else "ok"
+        degraded = self._dependencies.degraded or self._recorder.stall is not None
+        return "degraded" if degraded else "ok"
 
     def body(self) -> bytes:
         """Return the report as ASCII JSON."""
@@ -72,7 +79,7 @@ class HealthReport:
             "live": True,
             "ready": self.ready,
             "dependencies": dependencies,
-            "policies": self._policies,
+            "policies": dict(self._policies()),
         }
         return msgspec.json.encode(report)
 

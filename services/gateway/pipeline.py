@@ -21,8 +21,8 @@ from services.gateway.authentication import Authenticator
 from services.gateway.authorization import Authorizer, Scope
 from services.gateway.calls import Ask, Call, LimitExceeded, Response, WholeResponse
 from services.gateway.catalogue import Catalogue
-from services.gateway.events import RecordReference
-from services.gateway.exchange import CLIENT_CLOSED_REQUEST, Exchange
+from services.gateway.events import CaptureRule, RecordReference
+from services.gateway.exchange import CLIENT_CLOSED_REQUEST, Exchange, Unrecorded
 from services.gateway.ports import (
     Admission,
     Generation,
@@ -55,12 +55,14 @@ class PipelineSettings:
         max_output_tokens: the most tokens that one answer may have.
         request_timeout_s: the most time that a whole answer may take.
         stream_idle_timeout_s: how long a stream may say nothing.
+        capture: which prompts and answers are captured; None for none.
     """
 
     redact: bool
     max_output_tokens: int
     request_timeout_s: float
     stream_idle_timeout_s: float
+    capture: CaptureRule | None = None
 
 
 class Pipeline:
@@ -79,6 +81,8 @@ class Pipeline:
         http_status: the HTTP status that an error becomes, for the records.
         error_event: writes the dialect's error event.
         company: counts the calls that are not waiting for a provider.
+        unrecorded: is told of requests that go on although the log does not answer; None where
+            policy refuses them.
     """
 
     def __init__(  # noqa: PLR0913 - the wiring of the path
@@ -96,6 +100,7 @@ class Pipeline:
         http_status: Callable[[WeaverError], int],
         error_event: Callable[[WeaverError, str], bytes],
         company: Company,
+        unrecorded: Unrecorded | None = None,
     ) -> None:
         """See the class."""
         self._authenticator = authenticator
@@ -110,6 +115,7 @@ class Pipeline:
         self._http_status = http_status
         self._error_event = error_event
         self._company = company
+        self._unrecorded = unrecorded
         self._streams: WeakSet[Stream] = WeakSet()
 
     def authenticate(self, header: Callable[[str], str]) -> Principal:
@@ -163,7 +169,7 @@ class Pipeline:
         call: Call,
         reading: Callable[[Principal], Awaitable[Result]],
         what: Callable[[Result], Mapping[str, str]] | None = None,
-    ) -> tuple[Result, Admission, RecordReference]:
+    ) -> tuple[Result, Admission, RecordReference | None]:
         """Take a reading of audit data through the path: recorded before and after, like a call.
 
         Args:
@@ -176,7 +182,7 @@ class Pipeline:
         """
         exchange = await self._admit(call)
         try:
-            await exchange.open()
+            await exchange.open(strict=True)
             result = await reading(exchange.principal)
             if what is not None:
                 exchange.note_read(what(result))
@@ -247,6 +253,8 @@ class Pipeline:
             limiter=self._limiter,
             clock=self._clock,
             http_status=self._http_status,
+            capture=self._settings.capture,
+            unrecorded=self._unrecorded,
         )
 
     async def _whole(self, exchange: Exchange) -> WholeResponse:

@@ -1,6 +1,6 @@
 """The gateway's settings."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import NoDecode
@@ -145,6 +145,37 @@ class GatewaySettings(CommonSettings):
             "in milliseconds."
         ),
     )
+    auditor_reads: Literal["records", "keys", "texts"] = Field(
+        "texts",
+        validation_alias="WEAVER_AUDIT_AUDITOR_READS",
+        description=(
+            "What the role `auditor` sees of others: their records, the keys of their "
+            "commitments too, or captured texts too."
+        ),
+    )
+    audit_capture: Literal["none", "redacted", "full"] = Field(
+        "none",
+        validation_alias="WEAVER_AUDIT_CAPTURE",
+        description=(
+            "Which prompts and answers are kept beside the log, sealed and erasable: none, as they "
+            "left (`redacted`), or also as they came, personal data and all (`full`)."
+        ),
+    )
+    audit_capture_max_bytes: int = Field(
+        65_536,
+        ge=1_024,
+        le=1_048_576,
+        validation_alias="WEAVER_AUDIT_CAPTURE_MAX_BYTES",
+        description="How much of a prompt or an answer is captured at most, in bytes.",
+    )
+    audit_on_failure: Literal["deny", "allow"] = Field(
+        "deny",
+        validation_alias="WEAVER_AUDIT_ON_FAILURE",
+        description=(
+            "What happens to calls that the log cannot record: `deny` refuses them with 503; "
+            "`allow` lets them through and counts them, and is refused in production."
+        ),
+    )
     model_name: str = Field(
         "stub-model",
         validation_alias="WEAVER_MODEL_NAME",
@@ -203,6 +234,9 @@ class GatewaySettings(CommonSettings):
                 "WEAVER_ALLOWED_API_KEYS: production refuses development keys and keys of under "
                 f"{SHORTEST_API_KEY} characters; make one with `openssl rand -hex 32`."
             )
+            raise SettingsError(msg)
+        if self.production and self.audit_on_failure == "allow":
+            msg = "WEAVER_AUDIT_ON_FAILURE: production records every call; `allow` is refused."
             raise SettingsError(msg)
         if self.production and not self.pii_redact:
             msg = "WEAVER_PII_REDACT: personal data must be redacted in production."

@@ -7,16 +7,18 @@ import re
 import socket
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import structlog
-from prometheus_client import CollectorRegistry, Counter, Gauge
+from prometheus_client import CollectorRegistry
 
 from services.common.batching import Company
 from services.common.channel import open_channel
 from services.common.clock import SystemClock
 from services.common.component import Component
-from services.common.errors import Unavailable, WeaverError
+from services.common.errors import Unavailable
+from services.common.fingerprint import start_attributes
 from services.common.health import Health
 from services.common.server import Kind, Listener
 from services.common.settings import pem
@@ -28,9 +30,10 @@ from services.gateway.audit_client import AuditClient
 from services.gateway.audit_servicer import AuditReaderServicer
 from services.gateway.authentication import APIKeys, Authenticator, TokenPolicy, Tokens
 from services.gateway.authorization import Authorizer
+from services.gateway.capture import KINDS, Capture
 from services.gateway.catalogue import Catalogue
 from services.gateway.dependencies import Dependencies
-from services.gateway.events import Event, EventType
+from services.gateway.events import CaptureRule, Event, EventType
 from services.gateway.health import HealthReport
 from services.gateway.health_client import HealthClient
 from services.gateway.limit_client import LimitClient
@@ -38,6 +41,7 @@ from services.gateway.model_client import ModelClient
 from services.gateway.pipeline import Pipeline, PipelineSettings
 from services.gateway.recorder import Recorder
 from services.gateway.refusals import Refusals
+from services.gateway.reporter import Reporter
 from services.gateway.servicer import GatewayServicer
 from services.gateway.settings import GatewaySettings
 from weaver.gateway.v1 import (
@@ -70,79 +74,6 @@ class Neighbours:
     audit: Any
 
 
-class _Reporter:
-    """Tells logs, metrics, health and the audit log of what changes."""
-
-    def __init__(self, registry: CollectorRegistry, health: Health) -> None:
-        self.recorder: Recorder | None = None
-        self.dependencies: Dependencies | None = None
-        self._health = health
-        self._clock = SystemClock()
-        self._up = Gauge(
-            "weaver_dependency_up",
-            "Whether a dependency of the gateway serves.",
-            ["dependency"],
-            registry=registry,
-        )
-        self._recorded = Counter(
-            "weaver_records", "Records that the log has confirmed.", registry=registry
-        )
-        self._rejected = Counter(
-            "weaver_records_rejected",
-            "Records of which the log refused even the bare facts; each is a hole in the numbers.",
-            registry=registry,
-        )
-        self._replaced = Counter(
-            "weaver_records_replaced",
-            "Records that the log refused for good and holds with their bare facts instead.",
-            registry=registry,
-        )
-        self._waiting = Gauge(
-            "weaver_records_waiting",
-            "Records that the log has not confirmed yet.",
-            registry=registry,
-        )
-        self._waiting.set_function(lambda: self.recorder.waiting if self.recorder else 0)
-
-    def recorded(self, events: int) -> None:
-        """Count durable records."""
-        self._recorded.inc(events)
-
-    def stalled(self, error: WeaverError | None) -> None:
-        """Note whether the log answers."""
-        if error is None:
-            _log.info("the audit log answers again")
-        else:
-            _log.error("the audit log does not answer", reason=error.reason, error=error.message)
-        self._ready()
-
-    def replaced(self, error: WeaverError) -> None:
-        """Count a record of which the log holds the bare facts."""
-        self._replaced.inc()
-        _log.error("the audit log refused a record; bare facts replace it", error=str(error))
-
-    def rejected(self, error: WeaverError) -> None:
-        """Count a record that the log refused for good."""
-        self._rejected.inc()
-        _log.error("the audit log refused a record", error=f"{type(error).__name__}: {error}")
-
-    def changed(self, name: str, *, up: bool) -> None:
-        """Note that a dependency came up or went down."""
-        self._up.labels(name).set(up)
-        _log.log(20 if up else 40, "dependency changed", dependency=name, up=up)
-        self._ready()
-        kind = EventType.DEGRADED_LEFT if up else EventType.DEGRADED_ENTERED
-        event = Event(kind, self._clock.time(), attributes={"dependency": name})
-        if self.recorder is not None:
-            with contextlib.suppress(Unavailable):
-                self.recorder.submit(event)
-
-    def _ready(self) -> None:
-        ready = self.dependencies is not None and self.dependencies.ready
-        stalled = self.recorder is not None and self.recorder.stall is not None
-        self._health.set("", ready and not stalled)
-
-
 async def build(
     settings: GatewaySettings, stack: AsyncExitStack, neighbours: Neighbours | None = None
 ) -> Component:
@@ -157,7 +88,13 @@ async def build(
     registry = CollectorRegistry()
     health = Health()
     channels = neighbours or await _open(settings, stack)
-    reporter = _Reporter(registry, health)
+    records_needed = settings.audit_on_failure == "deny"
+    reporter = Reporter(
+        registry,
+        health,
+        records_needed=records_needed,
+        patience_s=settings.audit_timeout_ms / 1000,
+    )
     company = Company()
 
     audit = AuditClient(
@@ -186,6 +123,7 @@ async def build(
         },
         reporter,
         clock,
+        optional=frozenset() if records_needed else frozenset({"audit"}),
     )
     reporter.recorder, reporter.dependencies = recorder, dependencies
     pipeline = Pipeline(
@@ -202,12 +140,26 @@ async def build(
             max_output_tokens=settings.request_max_tokens,
             request_timeout_s=settings.request_timeout_ms / 1000,
             stream_idle_timeout_s=settings.stream_idle_timeout_ms / 1000,
+            capture=_capture_rule(settings),
         ),
         http_status=http_status,
         error_event=openai.error_event,
         company=company,
+        unrecorded=None if records_needed else reporter,
     )
-    report = HealthReport(dependencies, recorder, {"audit_on_failure": "deny"}, health)
+    capture = audit.capture = Capture(audit.store, reporter)
+    if settings.production and settings.audit_capture == "full":
+        _log.warning(
+            "prompts and answers are kept as they came, personal data and all",
+            setting="WEAVER_AUDIT_CAPTURE=full",
+        )
+    report = HealthReport(
+        dependencies,
+        recorder,
+        partial(_policies, settings, audit),
+        health,
+        records_needed=records_needed,
+    )
     gateway = GatewayServicer(pipeline, report, settings.model_name)
     reader = AuditReaderServicer(pipeline, audit, settings.auditor_reads)
     eraser = AuditAdminServicer(pipeline, audit, settings.default_tenant)
@@ -219,10 +171,14 @@ async def build(
         audit_admin_service_pb2_grpc.add_AuditAdminServiceServicer_to_server(eraser, server)
         admin_service_pb2_grpc.add_AdminServiceServicer_to_server(admin, server)
 
+    stack.push_async_callback(capture.close, settings.drain_seconds)
     stack.push_async_callback(_flush, recorder, refusals, limiter, clock, settings.drain_seconds)
     stopping = asyncio.create_task(_stop_streams(pipeline, health, settings.drain_seconds))
     stack.push_async_callback(_end, stopping)
-    await _start(stack, recorder, refusals, dependencies, clock)
+    started = Event(
+        EventType.SERVICE_STARTED, clock.time(), attributes=start_attributes(NAME, settings)
+    )
+    await _start(stack, recorder, refusals, dependencies, started)
     return Component(NAME, SERVICES, register, health, registry)
 
 
@@ -267,12 +223,28 @@ def _authenticator(settings: GatewaySettings) -> Authenticator:
     return Authenticator(keys, tokens)
 
 
+def _capture_rule(settings: GatewaySettings) -> CaptureRule | None:
+    """Return what is captured of prompts and answers; None for nothing."""
+    kinds = KINDS[settings.audit_capture]
+    return CaptureRule(kinds, settings.audit_capture_max_bytes) if kinds else None
+
+
+def _policies(settings: GatewaySettings, audit: AuditClient) -> dict[str, str]:
+    """Return what `/health` says of what this deployment has decided."""
+    modes = {None: "unknown", False: "plain", True: "pseudonym"}
+    return {
+        "audit_on_failure": settings.audit_on_failure,
+        "audit_capture": settings.audit_capture,
+        "audit_principal": modes[audit.pseudonyms],
+    }
+
+
 async def _start(
     stack: AsyncExitStack,
     recorder: Recorder,
     refusals: Refusals,
     dependencies: Dependencies,
-    clock: SystemClock,
+    started: Event,
 ) -> None:
     """Start what runs in the background, and record that the service started."""
 
@@ -283,7 +255,7 @@ async def _start(
 
     await dependencies.look()
     with contextlib.suppress(Unavailable):
-        recorder.submit(Event(EventType.SERVICE_STARTED, clock.time()))
+        recorder.submit(started)
     for background in (flush_refusals(), dependencies.watch()):
         task = asyncio.create_task(background)
         stack.push_async_callback(_end, task)
@@ -315,7 +287,8 @@ async def _flush(
 ) -> None:
     """Send what is owed to the neighbours before the process ends."""
     _submit_refusals(recorder, refusals, everything=True)
-    recorder.submit(Event(EventType.SERVICE_STOPPED, clock.time()), must=True)
+    stopped = Event(EventType.SERVICE_STOPPED, clock.time(), attributes={"service": NAME})
+    recorder.submit(stopped, must=True)
     left = await recorder.close(timeout_s)
     if left:
         _log.error("records could not be handed over", records=left)
