@@ -14,6 +14,12 @@ from obstore.store import S3Store
 
 from services.audit.archive_targets import TargetError, TargetURLError
 
+_GIVEN = {
+    "access_key_id": "AWS_ACCESS_KEY_ID",
+    "secret_access_key": "AWS_SECRET_ACCESS_KEY",
+    "session_token": "AWS_SESSION_TOKEN",
+}
+_INSTANCE_METADATA = "169.254."
 _TIMEOUT = timedelta(seconds=30)
 _RETRIES: Any = {"max_retries": 4, "retry_timeout": timedelta(seconds=60)}
 
@@ -43,8 +49,11 @@ class BucketTarget:
         if endpoint:
             config["endpoint"] = endpoint
             client["allow_http"] = _plain_is_allowed(endpoint, environment)
-        if not (environment.get("AWS_REGION") or environment.get("AWS_DEFAULT_REGION")):
-            config["region"] = "us-east-1"
+        for option, variable in _GIVEN.items():
+            if environment.get(variable):
+                config[option] = environment[variable]
+        region = environment.get("AWS_REGION") or environment.get("AWS_DEFAULT_REGION")
+        config["region"] = region or "us-east-1"
         authority = environment.get("AWS_CA_BUNDLE")
         if authority:
             try:
@@ -110,6 +119,11 @@ class BucketTarget:
             raise TargetError(msg) from None
         except (BaseError, OSError, ValueError) as error:
             msg = f"{self.name}: cannot {doing}: {_first_line(error)}"
+            if _INSTANCE_METADATA in msg:
+                msg = (
+                    f"{self.name}: there are no credentials: neither AWS_ACCESS_KEY_ID and "
+                    f"AWS_SECRET_ACCESS_KEY, nor a role of this machine"
+                )
             raise TargetError(msg) from None
 
 
