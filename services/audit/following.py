@@ -36,10 +36,18 @@ class FollowingIndex:
         path: the database.
         tiles: the log, which it is made from.
         size: how many records the tree has.
+        minimum: returns the first record that the log keeps.
     """
 
-    def __init__(self, path: Path, tiles: TileDirectory, size: int) -> None:
+    def __init__(
+        self,
+        path: Path,
+        tiles: TileDirectory,
+        size: int,
+        minimum: Callable[[], int] = lambda: 0,
+    ) -> None:
         """Open the index and begin to mend what is wrong with it."""
+        self._minimum = minimum
         self._tiles = tiles
         self._turn = threading.Lock()
         self._work = threading.Event()
@@ -115,6 +123,14 @@ class FollowingIndex:
         with self._turn:
             self._give_up(ValueError("it named a record that it should not have"))
 
+    def forget(self, end: int) -> None:
+        """Let go of the records before an index: the log does not keep them."""
+        with self._turn:
+            try:
+                self._index.forget(end)
+            except sqlite3.Error as error:
+                self._give_up(error)
+
     def tell(self, report: Callable[[str], None]) -> None:
         """Tell, from now on and in any thread, what is wrong; empty when nothing is."""
         self._tell = report
@@ -142,9 +158,10 @@ class FollowingIndex:
         size = self._index.size
         if size > self._wanted:
             return False
-        samples = {size - 1, 0, *(size * i // _SAMPLES for i in range(_SAMPLES))}
+        least = self._minimum()
+        samples = {size - 1, least, *(size * i // _SAMPLES for i in range(_SAMPLES))}
         try:
-            return all(self._knows(record) for record in samples if 0 <= record < size)
+            return all(self._knows(record) for record in samples if least <= record < size)
         except (sqlite3.Error, ValueError, OSError, IndexError):
             return False
 
@@ -186,7 +203,7 @@ class FollowingIndex:
             with self._turn:
                 if self._broken or self._index.size >= self._wanted:
                     break
-                number = self._index.size // TILE_WIDTH
+                number = max(self._index.size, self._minimum()) // TILE_WIDTH
                 self._index.add(number * TILE_WIDTH, self._tiles.entries(number, self._wanted))
             time.sleep(_GAP_S)  # So that whoever serves requests comes first.
         self._report("")

@@ -114,18 +114,21 @@ class Monitor:
         first = self._verified is None
         if first:
             self._completeness = Completeness(Report())
+        pruned = self._pruned()
         whole = Verification(
             self._whole_source,
             self._keys(),
             history=self._history(True),  # noqa: FBT003 - the whole log?
             completeness=self._completeness if first else _Nothing(),
-            pruned=self._pruned(),
+            pruned=pruned,
         )
         next_tail = self._clock.monotonic() + self._interval_s
         for _ in self._gently(whole):
             if self._verified is not None and self._clock.monotonic() >= next_tail:
                 self._tail()
                 next_tail = self._clock.monotonic() + self._interval_s
+        if whole.report.findings and self._pruned() != pruned:
+            return  # Bundles were pruned meanwhile, and missed: the next pass judges.
         if not self._stop.is_set():
             self._judge(whole.report, whole=True, complete=first)
 

@@ -113,6 +113,7 @@ def start_monitor(  # noqa: PLR0913 - what it needs of the service
     registry: CollectorRegistry,
     health: Health,
     clock: Clock,
+    pruned: Callable[[], int],
 ) -> None:
     """Start the monitor unless it is switched off; the stack ends it."""
     if not settings.monitor_interval_s:
@@ -125,6 +126,7 @@ def start_monitor(  # noqa: PLR0913 - what it needs of the service
         clock=clock,
         interval_s=settings.monitor_interval_s,
         share=settings.monitor_cpu_percent / 100,
+        pruned=pruned,
     )
     health.set(NAME, True)  # noqa: FBT003 - health's own signature
     monitor.start()

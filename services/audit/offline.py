@@ -1,49 +1,98 @@
-"""Reads a log's directory without the service: for auditors, and while the service is down.
+"""Reads a log without the service: for auditors, and while the service is down.
 
 It trusts what it reads no further than a reader needs; `verifier` is what proves it.
 """
 
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
+from typing import NamedTuple, Protocol
 
 from services.audit.checkpoint import SignedCheckpoint, parse_signed_checkpoint
 from services.audit.history import read_history
 from services.audit.index import Filter
-from services.audit.inventory import CHECKPOINT, WITNESSED
+from services.audit.inventory import CHECKPOINT, WITNESSED, read_regular
 from services.audit.layout import Layout
 from services.audit.matching import matches
 from services.audit.merkle import TILE_WIDTH
-from services.audit.note import NoteError
+from services.audit.note import MAX_NOTE_SIZE, NoteError
 from services.audit.receipt import Receipt, make_receipt
 from services.audit.record import summarise
-from services.audit.tiles import TileDirectory, TileReader
+from services.audit.tiles import Tile, TileDirectory, TileReader
+
+_SLASHES_OF_AN_ID = 2
 
 
 class OfflineError(Exception):
     """The directory cannot be read as a log; the message is for people."""
 
 
+class TileSource(Protocol):
+    """Where a log's files are read from."""
+
+    def checkpoint(self) -> bytes:
+        """Return the bytes of the newest checkpoint.
+
+        Raises:
+            OSError: it cannot be had.
+        """
+        ...
+
+    def read(self, tile: Tile) -> bytes:
+        """Return the bytes of a tile.
+
+        Raises:
+            OSError: it cannot be had.
+            ValueError: it does not have its width.
+        """
+        ...
+
+    def entries(self, index: int, size: int) -> list[bytes]:
+        """Return the entries of the bundle at an index as a log of a size has it.
+
+        Raises:
+            OSError: it cannot be had.
+            ValueError: it does not have its width.
+        """
+        ...
+
+
+class Listed(NamedTuple):
+    """A page of a listing; the token is empty on the last."""
+
+    records: list[tuple[int, bytes]]
+    next_token: str
+
+
+class _Directory(TileDirectory):
+    """A log's directory."""
+
+    def checkpoint(self) -> bytes:
+        """Return the bytes of the newest checkpoint."""
+        return read_regular(self.log / CHECKPOINT, MAX_NOTE_SIZE)
+
+
 class OfflineLog:
-    """The records under the checkpoint of a log that lies in a directory.
+    """The records under the checkpoint of a log.
 
     Args:
-        directory: the log's directory.
+        place: the log's directory, or where else its files are read from.
 
     Raises:
         OfflineError: there is no readable checkpoint.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, place: Path | TileSource) -> None:
         """See the class."""
-        self._tiles = TileDirectory(directory, directory)
+        self._tiles: TileSource = _Directory(place, place) if isinstance(place, Path) else place
+        name = f"{place}: " if isinstance(place, Path) else ""
         try:
-            data = (directory / CHECKPOINT).read_bytes()
-            self.checkpoint: SignedCheckpoint = parse_signed_checkpoint(data)
+            self.checkpoint: SignedCheckpoint = parse_signed_checkpoint(self._tiles.checkpoint())
         except FileNotFoundError:
-            msg = f"{directory} holds no log: there is no checkpoint"
+            msg = f"{name}there is no log: there is no checkpoint"
             raise OfflineError(msg) from None
         except (OSError, NoteError) as error:
-            msg = f"{directory / CHECKPOINT}: {error}"
+            msg = f"{name}{CHECKPOINT}: {error}"
             raise OfflineError(msg) from None
 
     @property
@@ -60,7 +109,7 @@ class OfflineLog:
         if not 0 <= index < self.size:
             msg = f"the log has no record {index}; its checkpoint covers {self.size}"
             raise OfflineError(msg)
-        return self._bundle(index // TILE_WIDTH)[index % TILE_WIDTH]
+        return self.bundle(index // TILE_WIDTH)[index % TILE_WIDTH]
 
     def receipt(self, index: int) -> Receipt:
         """Return the receipt of a record.
@@ -77,25 +126,82 @@ class OfflineLog:
             msg = f"a tile cannot be read: {error}"
             raise OfflineError(msg) from None
 
-    def find(self, wanted: Filter, *, ascending: bool = False) -> Iterator[tuple[int, bytes]]:
+    def find(
+        self, wanted: Filter, *, ascending: bool = False, after: int | None = None
+    ) -> Iterator[tuple[int, bytes]]:
         """Yield the records that match, newest first unless asked otherwise.
+
+        Args:
+            wanted: which.
+            ascending: oldest first.
+            after: go on behind this index.
 
         Raises:
             OfflineError: a bundle cannot be read.
         """
-        numbers = range(-(-self.size // TILE_WIDTH))
-        for number in numbers if ascending else reversed(numbers):
-            bundle = list(enumerate(self._bundle(number), number * TILE_WIDTH))
-            for index, entry in bundle if ascending else reversed(bundle):
-                if matches(wanted, summarise(entry)):
+        if ascending:
+            first = 0 if after is None else after + 1
+            for number in range(first // TILE_WIDTH, -(-self.size // TILE_WIDTH)):
+                for index, entry in enumerate(self.bundle(number), number * TILE_WIDTH):
+                    if index >= first and _fits(wanted, entry):
+                        yield index, entry
+            return
+        end = self.size if after is None else min(after, self.size)
+        for number in range(-(-end // TILE_WIDTH) - 1, -1, -1):
+            bundle = list(enumerate(self.bundle(number), number * TILE_WIDTH))
+            for index, entry in reversed(bundle):
+                if index < end and _fits(wanted, entry):
                     yield index, entry
 
-    def _bundle(self, number: int) -> list[bytes]:
+    def page(self, wanted: Filter, *, limit: int, token: str, ascending: bool) -> Listed:
+        """Return a page of the records that match; the same token gives the same page.
+
+        Raises:
+            OfflineError: the token is none, or a bundle cannot be read.
+        """
+        if token and not (token.isascii() and token.isdecimal()):
+            msg = f"{token!r} is no page of this listing"
+            raise OfflineError(msg)
+        after = int(token) if token else None
+        found = list(islice(self.find(wanted, ascending=ascending, after=after), limit + 1))
+        return Listed(found[:limit], str(found[limit - 1][0]) if len(found) > limit else "")
+
+    def named(self, name: str) -> list[int]:
+        """Return the index that a name is, or those of the records that have it as an id.
+
+        Args:
+            name: an index, a record's id (`instance/epoch/sequence`), or a request's.
+
+        Raises:
+            OfflineError: a bundle cannot be read.
+        """
+        if name.isascii() and name.isdecimal():
+            return [int(name)]
+        if name.count("/") == _SLASHES_OF_AN_ID:
+            for index, entry in self.find(Filter()):
+                if str(summarise(entry).id) == name:
+                    return [index]
+            return []
+        return sorted(index for index, _ in self.find(Filter(request_id=name)))
+
+    def bundle(self, number: int) -> list[bytes]:
+        """Return the entries of the bundle at an index, as the checkpoint covers it.
+
+        Raises:
+            OfflineError: it cannot be read.
+        """
         try:
             return self._tiles.entries(number, self.size)
         except (OSError, ValueError) as error:
             msg = f"an entry bundle cannot be read: {error}"
             raise OfflineError(msg) from None
+
+
+def _fits(wanted: Filter, entry: bytes) -> bool:
+    try:
+        return matches(wanted, summarise(entry))
+    except ValueError:
+        return wanted == Filter()
 
 
 def published_before(directory: Path) -> list[SignedCheckpoint]:

@@ -23,7 +23,7 @@ from services.audit.matching import matches
 from services.audit.merkle import TILE_WIDTH, consistency_proof
 from services.audit.receipt import Receipt, make_receipt
 from services.audit.record import summarise
-from services.audit.tiles import TileDirectory, TileReader, parse_path
+from services.audit.tiles import ENTRIES, TileDirectory, TileReader, parse_path
 from services.common.errors import InvalidArgument, NotFound, Unavailable
 
 DEFAULT_PAGE = 100
@@ -87,17 +87,21 @@ class Reader:
         index: where records are.
         archive: its public keys.
         witnessed: returns the newest checkpoint that a quorum of witnesses cosigned.
+        minimum: returns the first record that the log keeps.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what it reads from
         self,
         log: Log,
         tiles: TileDirectory,
         index: Finder,
         archive: KeyArchive,
+        *,
         witnessed: Callable[[], SignedCheckpoint | None] = lambda: None,
+        minimum: Callable[[], int] = lambda: 0,
     ) -> None:
         """See the class."""
+        self._minimum = minimum
         self._witnessed = witnessed
         self._log = log
         self._tiles = tiles
@@ -113,10 +117,13 @@ class Reader:
         """Return the record at an index.
 
         Raises:
-            NotFound: the log is shorter.
+            NotFound: the log is shorter, or the record was pruned.
         """
         if not 0 <= index < self._log.size:
             msg = f"The log has no record {index}; it has {self._log.size}."
+            raise NotFound(msg)
+        if index < self._minimum():
+            msg = f"Record {index} was pruned, as retention demands: {self._kept()}"
             raise NotFound(msg)
         entry = self._log.entry_behind(index)
         if entry is None:
@@ -231,7 +238,13 @@ class Reader:
             return await _from_disk(self._tiles.path(tile).read_bytes)
         except (FileNotFoundError, NotADirectoryError):
             msg = f"There is no tile {path}."
+            if tile.level == ENTRIES and tile.number * TILE_WIDTH < self._minimum():
+                msg = f"The entries of {path} were pruned, as retention demands: {self._kept()}"
             raise NotFound(msg) from None
+
+    def _kept(self) -> str:
+        least = self._minimum()
+        return f"the log keeps records from {least} on, and every hash. Its archive may have more."
 
     def _check(self, records: Sequence[Stored], wanted: Filter) -> None:
         """Hand out nothing that the index found and the log does not bear out."""

@@ -32,11 +32,14 @@ class Receipt:
     index: int
     proof: tuple[bytes, ...]
     checkpoint: SignedCheckpoint
+    extra: bytes = b""
+    """The record itself, if it travels along: nothing vouches for it but the proof."""
 
     def __str__(self) -> str:
         """Return the receipt as it lies in a file."""
         hashes = "".join(f"{base64.b64encode(digest).decode()}\n" for digest in self.proof)
-        return f"{HEADER}\nindex {self.index}\n{hashes}\n{self.checkpoint.note}"
+        extra = f"extra {base64.b64encode(self.extra).decode()}\n" if self.extra else ""
+        return f"{HEADER}\n{extra}index {self.index}\n{hashes}\n{self.checkpoint.note}"
 
 
 def make_receipt(index: int, reader: NodeReader, checkpoint: SignedCheckpoint) -> Receipt:
@@ -46,7 +49,7 @@ def make_receipt(index: int, reader: NodeReader, checkpoint: SignedCheckpoint) -
 
 
 def parse_receipt(text: str) -> Receipt:
-    """Return a receipt that was written to a file. Its `extra` line is skipped.
+    """Return a receipt that was written to a file.
 
     Raises:
         NoteError: it is not a receipt; the message says where.
@@ -56,7 +59,10 @@ def parse_receipt(text: str) -> Receipt:
     if not separator or lines[0] != HEADER:
         msg = f"not a receipt: its first line is not {HEADER}"
         raise NoteError(msg)
-    rest = lines[2:] if len(lines) > 1 and lines[1].startswith("extra ") else lines[1:]
+    rest, extra = lines[1:], b""
+    if rest and rest[0].startswith("extra "):
+        extra = _extra(rest[0].removeprefix("extra "))
+        rest = rest[1:]
     match = _INDEX.fullmatch(rest[0]) if rest else None
     if match is None:
         msg = "the receipt has no index line"
@@ -65,7 +71,7 @@ def parse_receipt(text: str) -> Receipt:
         msg = "the receipt's proof is too long"
         raise NoteError(msg)
     proof = tuple(_hash(line) for line in rest[1:])
-    return Receipt(int(match[1]), proof, parse_signed_checkpoint(note.encode()))
+    return Receipt(int(match[1]), proof, parse_signed_checkpoint(note.encode()), extra)
 
 
 def verify_receipt(
@@ -97,6 +103,14 @@ def verify_receipt(
         msg = f"the proof does not show this record at index {receipt.index}"
         raise NoteError(msg)
     return signers
+
+
+def _extra(text: str) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        msg = "the receipt's extra line is not base64"
+        raise NoteError(msg) from None
 
 
 def _hash(line: str) -> bytes:

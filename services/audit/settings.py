@@ -240,6 +240,22 @@ class AuditSettings(CommonSettings):
         description="How much of one processor the monitor takes at most.",
     )
 
+    retention_days: int = Field(
+        0,
+        ge=0,
+        le=36_500,
+        validation_alias="WEAVER_AUDIT_RETENTION_DAYS",
+        description=(
+            "Entry bundles whose records are all older than so many days are removed, once they "
+            "are archived; every hash stays. 0 keeps all."
+        ),
+    )
+    retention_unarchived: bool = Field(
+        default=False,
+        validation_alias="WEAVER_AUDIT_RETENTION_UNARCHIVED",
+        description="Remove also what no good archive holds: then it is gone for good.",
+    )
+
     @field_validator("allowed_clients", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:

@@ -9,7 +9,7 @@ import os
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from services.audit.merkle import HASH_SIZE, TILE_HEIGHT, TILE_WIDTH, root_of
 
@@ -143,8 +143,8 @@ class TileDirectory:
         except FileNotFoundError:
             if tile.width == TILE_WIDTH:
                 raise
-            return _cut(tile, self.path(tile.full).read_bytes())
-        return _cut(tile, data)
+            return cut(tile, self.path(tile.full).read_bytes())
+        return cut(tile, data)
 
     def entries(self, index: int, size: int) -> list[bytes]:
         """Return the entries of the bundle at an index as a log of a size has it."""
@@ -196,13 +196,21 @@ class TileDirectory:
             self._known.add(directory)
 
 
+class Readable(Protocol):
+    """Where tiles are read from."""
+
+    def read(self, tile: Tile) -> bytes:
+        """Return the bytes of a tile of its very width."""
+        ...
+
+
 class TileReader:
     """Reads the hashes of subtrees from tiles, for proofs in the tree of one size.
 
     Tiles stay in memory as long as the reader does: make one for each proof.
     """
 
-    def __init__(self, directory: TileDirectory, size: int) -> None:
+    def __init__(self, directory: Readable, size: int) -> None:
         """See the class."""
         self._directory = directory
         self._size = size
@@ -233,8 +241,12 @@ def sync_directory(directory: Path) -> None:
         os.close(descriptor)
 
 
-def _cut(tile: Tile, data: bytes) -> bytes:
-    """Return the first `width` rows of a tile's bytes."""
+def cut(tile: Tile, data: bytes) -> bytes:
+    """Return the first `width` rows of a tile's bytes.
+
+    Raises:
+        ValueError: there are fewer.
+    """
     if tile.level != ENTRIES:
         wanted = tile.width * HASH_SIZE
         if len(data) < wanted:

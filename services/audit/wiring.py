@@ -30,6 +30,8 @@ from services.audit.ports import Entry
 from services.audit.reader import Reader
 from services.audit.record import summarise
 from services.audit.recovery import DamagedLog, Tree, accept, open_tree
+from services.audit.retention import Minimum
+from services.audit.retention_wiring import start_retention
 from services.audit.servicer import AuditServicer
 from services.audit.settings import AuditSettings
 from services.audit.sidestore import SideStore
@@ -72,7 +74,8 @@ async def build(
         await asyncio.to_thread(keys.load)
         store = await asyncio.to_thread(open_side_store, settings, layout)
         stack.callback(store.close)
-        opened = await asyncio.to_thread(_Opened, layout, origin, keys.known, store)
+        minimum = Minimum(layout)
+        opened = await asyncio.to_thread(_Opened, layout, origin, keys.known, store, minimum)
         stack.callback(opened.close)
         await asyncio.to_thread(keys.prepare, opened.size)
     except (LayoutError, KeyProblem, ArchiveError, DamagedLog, DamagedWAL, VaultError) as error:
@@ -95,7 +98,7 @@ async def build(
         stack, log=log, tiles=opened.tiles, registry=registry, health=health, clock=clock
     )
     metrics.ready()
-    reader = Reader(log, opened.tiles, opened.index, keys.archive, witnesses.newest)
+    reader = Reader(log, opened.tiles, opened.index, keys.archive, witnesses.newest, minimum)
     orders = eraser(store, events, log, reader)
     await follow(opened.index, lambda: make_current(store, orders, log, health), health, stack)
     start_monitor(
@@ -105,6 +108,20 @@ async def build(
         archive=keys.archive,
         registry=registry,
         health=health,
+        clock=clock,
+        pruned=minimum,
+    )
+    start_retention(
+        stack,
+        settings=settings,
+        layout=layout,
+        tiles=opened.tiles,
+        log=log,
+        minimum=minimum,
+        events=events,
+        index=opened.index,
+        store=store,
+        registry=registry,
         clock=clock,
     )
     naming = Naming(store.callers, pseudonyms=settings.pseudonyms)
@@ -125,7 +142,12 @@ class _Opened:
     """What lies on disk, opened; the log's parts before it runs."""
 
     def __init__(
-        self, layout: Layout, origin: str, keys: Sequence[VerifierKey], store: SideStore
+        self,
+        layout: Layout,
+        origin: str,
+        keys: Sequence[VerifierKey],
+        store: SideStore,
+        minimum: Minimum,
     ) -> None:
         """Recover; blocks on the disk."""
         self._layout = layout
@@ -138,8 +160,8 @@ class _Opened:
         self._wal = WriteAheadLog(layout.wal)
         self._behind = self._replay(size)
         self._wal.begin()
-        self.index = FollowingIndex(layout.index, self.tiles, size)
-        self._deduplication = identities.load(layout, self.tiles, size, self._behind)
+        self.index = FollowingIndex(layout.index, self.tiles, size, minimum)
+        self._deduplication = identities.load(layout, self.tiles, size, self._behind, minimum())
 
     def log(
         self,

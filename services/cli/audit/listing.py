@@ -2,7 +2,6 @@
 
 import sys
 from datetime import UTC, datetime
-from itertools import islice
 from typing import Annotated, get_args
 
 import msgspec
@@ -10,15 +9,17 @@ import typer
 from rich.table import Table
 
 from services.audit.index import Filter
-from services.audit.record import EventType, Record, decode
-from services.cli.audit.options import AsJSON, LogOption, console, reading, usage
+from services.audit.record import EventType, decode
+from services.cli.audit.options import AsJSON, PlaceOption, console, usage
+from services.cli.audit.places import CAFile, reading
 
 app = typer.Typer()
 
 
 @app.command("list")
 def list_command(  # noqa: PLR0913, PLR0917 - each is an option
-    log: LogOption = None,
+    log: PlaceOption = None,
+    ca: CAFile = None,
     request_id: Annotated[str, typer.Option(help="Records of this request.")] = "",
     tenant: Annotated[str, typer.Option(help="Records of this tenant.")] = "",
     subject: Annotated[str, typer.Option(help="Records of this subject.")] = "",
@@ -28,6 +29,7 @@ def list_command(  # noqa: PLR0913, PLR0917 - each is an option
     since: Annotated[str, typer.Option(help="At or after this time (RFC 3339).")] = "",
     until: Annotated[str, typer.Option(help="Before this time (RFC 3339).")] = "",
     limit: Annotated[int, typer.Option(min=1, help="At most this many.")] = 20,
+    page: Annotated[str, typer.Option(help="Go on where a page ended; it says with what.")] = "",
     ascending: Annotated[bool, typer.Option("--ascending", help="Oldest first.")] = False,  # noqa: FBT002
     as_json: AsJSON = False,  # noqa: FBT002
 ) -> None:
@@ -38,31 +40,35 @@ def list_command(  # noqa: PLR0913, PLR0917 - each is an option
     wanted = Filter(
         tenant=tenant,
         subject=subject,
+        pseudonyms=(subject,) if subject else (),
         request_id=request_id,
         types=tuple(event_type or ()),
         start_time=_time("--since", since),
         end_time=_time("--until", until),
     )
-    with reading(log) as offline:
-        found = islice(offline.find(wanted, ascending=ascending), limit)
-        if as_json:
-            for index, entry in found:
-                sys.stdout.write(_line(index, entry) + "\n")
-            return
+    with reading(log, ca) as offline:
+        found = offline.page(wanted, limit=limit, token=page, ascending=ascending)
+    if as_json:
+        for index, entry in found.records:
+            sys.stdout.write(_line(index, entry) + "\n")
+    else:
         table = Table("index", "time", "type", "request", "principal", "model", "outcome", box=None)
-        for index, entry in found:
-            table.add_row(*_row(index, decode(entry)))
+        for index, entry in found.records:
+            table.add_row(*_row(index, entry))
         console().print(table)
+    if found.next_token:
+        sys.stderr.write(f"there are more: --page {found.next_token}\n")
 
 
 @app.command("show")
 def show_command(
     index: Annotated[int, typer.Argument(min=0, help="The record's index.")],
-    log: LogOption = None,
+    log: PlaceOption = None,
+    ca: CAFile = None,
     raw: Annotated[bool, typer.Option("--raw", help="The very bytes that are hashed.")] = False,  # noqa: FBT002
 ) -> None:
     """Show one record."""
-    with reading(log) as offline:
+    with reading(log, ca) as offline:
         entry = offline.entry(index)
     if raw:
         sys.stdout.buffer.write(entry)
@@ -82,7 +88,11 @@ def _time(option: str, text: str) -> str:
     return moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
-def _row(index: int, record: Record) -> tuple[str, ...]:
+def _row(index: int, entry: bytes) -> tuple[str, ...]:
+    try:
+        record = decode(entry)
+    except ValueError:
+        return str(index), "", "not a record of a known schema", "", "", "", ""
     who = record.principal
     principal = f"{who.tenant}/{who.subject}" if who else ""
     outcome = record.outcome or record.reason

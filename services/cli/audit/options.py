@@ -12,7 +12,6 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from services.audit.offline import OfflineError, OfflineLog
 from services.audit.verifier import Progress as ProgressCallback
 
 _PROGRESS_AFTER_S = 2.0
@@ -34,6 +33,14 @@ AsJSON = Annotated[bool, typer.Option("--json", help="Write JSON for machines.")
 LogOption = Annotated[
     Path | None,
     typer.Option("--log", help="The log's directory. Default: as for `weaver audit verify`."),
+]
+PlaceOption = Annotated[
+    str | None,
+    typer.Option(
+        "--log",
+        metavar="DIR|URL",
+        help="The log's directory or address. Default: as for `weaver audit verify`.",
+    ),
 ]
 
 
@@ -60,15 +67,6 @@ def progress_bar(*, enabled: bool, doing: str = "verifying") -> Iterator[Progres
                 bar.update(task, completed=done, total=size, visible=True)
 
         yield show
-
-
-@contextmanager
-def reading(log: Path | None) -> Iterator[OfflineLog]:
-    """Open a log to read it; end with a sentence when that cannot be done."""
-    try:
-        yield OfflineLog(log_directory(log))
-    except OfflineError as error:
-        usage(str(error))
 
 
 def log_directory(given: Path | None) -> Path:

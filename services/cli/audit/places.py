@@ -10,10 +10,12 @@ from typing import Annotated
 
 import typer
 
+from services.audit.offline import OfflineError, OfflineLog
 from services.audit.remembered import Remembered
 from services.audit.remote import RemoteLog
+from services.audit.remote_reading import RemoteTiles, ServiceLog
 from services.audit.web import WebClient, WebError
-from services.cli.audit.options import usage
+from services.cli.audit.options import log_directory, usage
 
 _ADDRESS = re.compile(r"https?://", re.IGNORECASE)
 _LOCAL_CA = Path("tls") / "ca.pem"
@@ -49,6 +51,22 @@ def remote_log(url: str, ca: Path | None) -> Iterator[RemoteLog]:
         usage(str(error))
     finally:
         log.close()
+
+
+@contextmanager
+def reading(target: str | None, ca: Path | None) -> Iterator[OfflineLog]:
+    """Open a log to read it; end with a sentence when that cannot be done."""
+    try:
+        if target is None or not is_address(target):
+            yield OfflineLog(log_directory(None if target is None else Path(target)))
+            return
+        with remote_log(target, ca) as log:
+            if log.is_service:
+                yield ServiceLog(log, web_client(target, ca))
+            else:
+                yield OfflineLog(RemoteTiles(log))
+    except OfflineError as error:
+        usage(str(error))
 
 
 def web_client(url: str, ca: Path | None) -> WebClient:

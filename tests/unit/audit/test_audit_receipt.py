@@ -1,6 +1,7 @@
 """Receipts: a record, a proof and a public key, and nothing else."""
 
 import base64
+from dataclasses import replace
 
 import pytest
 
@@ -73,9 +74,13 @@ def test_a_wrong_signature_is_refused() -> None:
         verify_receipt(Receipt(5, receipt().proof, forged), ENTRIES[5], [SIGNER.verifier])
 
 
-def test_extra_data_is_skipped() -> None:
+def test_extra_data_comes_along_and_proves_nothing() -> None:
     text = str(receipt()).replace("index 5\n", "extra AAAA\nindex 5\n", 1)
-    assert parse_receipt(text) == receipt()
+    parsed = parse_receipt(text)
+    assert parsed == replace(receipt(), extra=bytes(3))
+    assert str(parsed) == text
+    with pytest.raises(NoteError, match="extra line"):
+        parse_receipt(text.replace("AAAA", "A*AA"))
 
 
 @pytest.mark.parametrize(
