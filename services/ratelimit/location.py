@@ -8,7 +8,7 @@ the old master is outvoted. A sentinel that does not answer costs a fraction of 
 import asyncio
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import Final, Protocol
+from typing import Final, Protocol, cast
 
 import msgspec
 
@@ -130,16 +130,23 @@ class Sentinels:
         if connection is None or connection.lost.is_set():
             connection = await open_connection(sentinel, timeout_s=self._timeout_s)
             self._connections[sentinel] = connection
-        (reply,) = await connection.exchange([("SENTINEL", "MASTER", self._master)])
-        if isinstance(reply, Exception):
-            msg = f"{sentinel}: {' '.join(str(reply).split()[:6])}"
+        # In the midst of a failover `MASTER` has the new epoch with the old place; only the other
+        # command names the replica that is being promoted.
+        place, state = await connection.exchange(
+            [
+                ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._master),
+                ("SENTINEL", "MASTER", self._master),
+            ]
+        )
+        if isinstance(state, Exception):
+            msg = f"{sentinel}: {' '.join(str(state).split()[:6])}"
             raise StoreUnavailable(msg)
-        state = _fields(reply)
-        with suppress(KeyError, ValueError):
-            place = msgspec.structs.replace(
-                self._store, host=state["ip"], port=int(state["port"]), unix_socket=None
+        with suppress(KeyError, ValueError, TypeError):
+            host, port = cast("list[object]", place)
+            store = msgspec.structs.replace(
+                self._store, host=_text(host), port=int(_text(port)), unix_socket=None
             )
-            return int(state["config-epoch"]), place
+            return int(_fields(state)["config-epoch"]), store
         msg = f"{sentinel}: not the answer of a sentinel"
         raise StoreUnavailable(msg)
 
