@@ -5,10 +5,10 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check bench generate fmt lock stubs clean
+.PHONY: help run test test-faults check bench bench-audit generate fmt lock stubs clean
 
 help: ## List the commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: $(VENV)/.suite ## Set up, then run the whole suite here until Ctrl-C
 	@exec $(BIN)/weaver up
@@ -16,11 +16,20 @@ run: $(VENV)/.suite ## Set up, then run the whole suite here until Ctrl-C
 test: $(VENV)/.dev ## Set up, then run every test
 	@$(BIN)/pytest $(PYTEST_ARGS)
 
+test-faults: $(VENV)/.dev ## Kill and fail the audit log at its system calls (strace; FAULTS=all)
+	@command -v strace >/dev/null || if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		{ apt-get update -qq && apt-get install -y -qq strace; } >/dev/null; fi; \
+		command -v strace >/dev/null || { echo "make test-faults needs strace: apt-get install strace" >&2; exit 3; }
+	@$(BIN)/pytest tests/faults -q $(PYTEST_ARGS)
+
 check: $(VENV)/.dev ## Run every check that CI runs
 	@$(BIN)/python tools/check.py
 
 bench: $(VENV)/.dev ## Measure speed and print a table
 	@$(BIN)/python -m bench
+
+bench-audit: $(VENV)/.dev ## Measure the audit log and print a table
+	@$(BIN)/python -m bench.audit
 
 generate: $(VENV)/.dev ## Write gen/ and the generated documents anew
 	@$(BIN)/python tools/generate.py && $(BIN)/python tools/settings_doc.py

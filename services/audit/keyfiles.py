@@ -14,6 +14,7 @@ from services.audit.keys import (
     generate_rsa,
     private_pem,
 )
+from services.audit.layout import make_directory
 from services.audit.note import Algorithm, VerifierKey
 from services.audit.provenance import NOTHING_STATED, Provenance
 
@@ -107,7 +108,7 @@ def write(path: Path, data: bytes, mode: int, *, replace: bool) -> None:
     """
     draft = path.with_name(f".{path.name}.new")
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_directory(path.parent, 0o700)
         draft.unlink(missing_ok=True)
         descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
         with os.fdopen(descriptor, "wb") as file:

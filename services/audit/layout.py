@@ -1,8 +1,8 @@
 """Where the parts of a log lie, and the lock that keeps it to one writer.
 
 The log's directory holds what outsiders verify: `checkpoint` and `tile/`. What is ours lies beside
-it, in `<log>.private` (write-ahead log, index, lock), the archive of public keys in `<log>.keys`, and
-the side store, which is backed up apart, in `<log>.secrets`.
+it, in `<log>.private` (write-ahead log, index, lock), the archive of public keys in `<log>.keys`,
+and the side store, which is backed up apart, in `<log>.secrets`.
 """
 
 import fcntl
@@ -51,9 +51,9 @@ class Layout:
             msg = f"WEAVER_AUDIT_PATH: {self.log} is a file; the log is a directory. Name another."
             raise LayoutError(msg)
         try:
-            _make(self.log, 0o755)
+            make_directory(self.log, 0o755)
             for directory in (self.private, self.wal, self.scratch):
-                _make(directory, 0o700)
+                make_directory(directory, 0o700)
         except OSError as error:
             path = error.filename or self.log
             msg = f"WEAVER_AUDIT_PATH: cannot make {path}: {error.strerror}."
@@ -122,11 +122,11 @@ class Layout:
         raise LayoutError(msg)
 
 
-def _make(directory: Path, mode: int) -> None:
+def make_directory(directory: Path, mode: int) -> None:
     """Make a directory and what is missing above it; their names survive a power cut."""
     if directory.is_dir():
         return
-    _make(directory.parent, 0o755)
+    make_directory(directory.parent, 0o755)
     directory.mkdir(mode, exist_ok=True)
     sync_directory(directory.parent)
 

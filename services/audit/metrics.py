@@ -102,7 +102,9 @@ class LogMetrics:
         if operation == "trim":
             return  # Only space is at stake; the next checkpoint tries again.
         self._failing.add(operation)
-        detail = f"the disk refuses: {operation}"
+        detail = (
+            "the disk does not answer" if operation == "stall" else f"the disk refuses: {operation}"
+        )
         self._health.set("disk", False, detail)  # noqa: FBT003 - health's own signature
         self._health.set("", False, detail)  # noqa: FBT003
 

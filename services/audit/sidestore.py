@@ -14,8 +14,10 @@ from typing import TypeVar
 import structlog
 
 from services.audit.commitment_keys import CommitmentKeys, DamagedKeys
+from services.audit.layout import make_directory
 from services.audit.pseudonyms import Pseudonyms
 from services.audit.texts import Texts
+from services.audit.tiles import sync_directory
 from services.audit.vault import Vault, VaultError, WrongKey
 
 _DAMAGED = ".damaged-"
@@ -44,7 +46,7 @@ class SideStore:
         """See the class."""
         self._directory = directory
         self.problems: list[str] = []
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_directory(directory, 0o700)
         for draft in directory.glob("*.new"):
             draft.unlink()
         ring = directory / "keyring"
@@ -58,6 +60,7 @@ class SideStore:
         self.keys = self._part("commitment-keys", lambda path: CommitmentKeys(path, self.vault))
         self.callers = self._part("callers.db", self._open_callers)
         self.texts = self._part("texts.db", Texts)
+        sync_directory(directory)
         if self.vault.made and (self.keys.size or self._aside("keyring")):
             self._problem("keyring", "it is missing: what lies here cannot be opened any more")
 

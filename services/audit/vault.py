@@ -22,6 +22,7 @@ import msgspec
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from services.audit.layout import make_directory
 from services.audit.tiles import sync_directory
 
 KEY_SIZE: Final = 32
@@ -230,7 +231,7 @@ def load_or_make_key(path: Path) -> bytes:
         VaultError: the file holds no key.
         OSError: the disk refuses.
     """
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_directory(path.parent, 0o700)
     if not path.exists():
         replace_file(path, secrets.token_hex(KEY_SIZE).encode() + b"\n")
     return parse_key(path.read_text(), str(path))
