@@ -18,6 +18,7 @@ class Dialect(Enum):
     OPENAI_RESPONSES = "OpenAI responses"
     OPENAI_EMBEDDINGS = "OpenAI embeddings"
     ANTHROPIC_MESSAGES = "Anthropic messages"
+    ANTHROPIC_COUNT_TOKENS = "Anthropic's count of tokens"
 
 
 class Call(msgspec.Struct, frozen=True, gc=False):
@@ -30,6 +31,8 @@ class Call(msgspec.Struct, frozen=True, gc=False):
         body: the vendor's JSON.
         headers: request headers that may pass to the provider.
         timeout_s: seconds in which the caller wants its answer; None without a deadline.
+        max_output_tokens: the most tokens that one answer may have, where the body does not say;
+            0 when not known.
     """
 
     request_id: str
@@ -38,6 +41,7 @@ class Call(msgspec.Struct, frozen=True, gc=False):
     body: bytes
     headers: Headers = ()
     timeout_s: float | None = None
+    max_output_tokens: int = 0
 
 
 class Usage(msgspec.Struct, frozen=True, gc=False):

@@ -33,16 +33,24 @@ class ProviderError(Exception):
         error: what the caller is told when no other try helps.
         http_status: the provider's status; 0 when it gave none.
         retryable: whether the same target may be tried again.
+        elsewhere: whether another target may answer what this one cannot be asked at all, such as a
+            field that its dialect has no word for. The target itself was not called and is well.
     """
 
     def __init__(
-        self, error: WeaverError, *, http_status: int = 0, retryable: bool = False
+        self,
+        error: WeaverError,
+        *,
+        http_status: int = 0,
+        retryable: bool = False,
+        elsewhere: bool = False,
     ) -> None:
         """See the class."""
         super().__init__(error.message)
         self.error = error
         self.http_status = http_status
         self.retryable = retryable
+        self.elsewhere = elsewhere
 
 
 def failed(
@@ -77,6 +85,16 @@ def rejected(status: int, body: bytes, secret: str = "") -> ProviderError:
     sentence = _message(shown) or f"The provider refuses the request with status {status}."
     error = InvalidArgument(sentence, reason="PROVIDER_REJECTED", metadata=metadata)
     return ProviderError(error, http_status=status)
+
+
+def untranslatable(field: str, description: str) -> ProviderError:
+    """Return the failure of a request that a target's dialect cannot say.
+
+    Args:
+        field: its path in the caller's own body, such as `messages[0].content[1]`.
+        description: what is wrong and what is allowed.
+    """
+    return ProviderError(InvalidArgument.of_field(field, description), elsewhere=True)
 
 
 def from_status(

@@ -39,7 +39,13 @@ class Stream(Protocol):
 
 
 class Provider(Protocol):
-    """A vendor's API. One file each in `services.model.providers`."""
+    """A vendor's API. One file each in `services.model.providers`.
+
+    Dialects that a provider does not speak itself are added around it, by
+    `services.model.dialects.translation.Translating`, which is a provider again. What cannot be said
+    in the provider's own dialect is a `ProviderError` with `elsewhere`: the provider was not called,
+    and another target may be able to answer.
+    """
 
     @property
     def name(self) -> str:
@@ -48,7 +54,7 @@ class Provider(Protocol):
 
     @property
     def dialects(self) -> frozenset[Dialect]:
-        """The dialects that it speaks itself."""
+        """The dialects that it can be asked in."""
         ...
 
     async def generate(self, call: Call) -> Answer:

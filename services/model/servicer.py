@@ -17,6 +17,7 @@ _DIALECTS: Mapping[pb.Dialect.ValueType, Dialect] = {
     pb.DIALECT_OPENAI_RESPONSES: Dialect.OPENAI_RESPONSES,
     pb.DIALECT_OPENAI_EMBEDDINGS: Dialect.OPENAI_EMBEDDINGS,
     pb.DIALECT_ANTHROPIC_MESSAGES: Dialect.ANTHROPIC_MESSAGES,
+    pb.DIALECT_ANTHROPIC_COUNT_TOKENS: Dialect.ANTHROPIC_COUNT_TOKENS,
 }
 
 
@@ -103,6 +104,7 @@ def _call(request: pb.GenerateRequest, timeout_s: float | None) -> Call:
         request.body,
         tuple((header.name.lower(), header.value) for header in request.headers),
         timeout_s,
+        request.max_output_tokens,
     )
 
 

@@ -80,6 +80,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The reservation is unknown, expired, or another caller's."""
     ERROR_REASON_ERASED: _ErrorReason.ValueType  # 28
     """What is asked for was erased on purpose."""
+    ERROR_REASON_CONTEXT_LENGTH_EXCEEDED: _ErrorReason.ValueType  # 29
+    """The prompt is longer than the model's context."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """ErrorReason is the stable, machine-readable cause of an error.
@@ -146,4 +148,6 @@ ERROR_REASON_RESERVATION_NOT_FOUND: ErrorReason.ValueType  # 27
 """The reservation is unknown, expired, or another caller's."""
 ERROR_REASON_ERASED: ErrorReason.ValueType  # 28
 """What is asked for was erased on purpose."""
+ERROR_REASON_CONTEXT_LENGTH_EXCEEDED: ErrorReason.ValueType  # 29
+"""The prompt is longer than the model's context."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -38,6 +38,8 @@ class _DialectEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Dialect.Value
     """OpenAI embeddings."""
     DIALECT_ANTHROPIC_MESSAGES: _Dialect.ValueType  # 4
     """Anthropic messages."""
+    DIALECT_ANTHROPIC_COUNT_TOKENS: _Dialect.ValueType  # 5
+    """Anthropic's count of the tokens of messages, without an answer."""
 
 class Dialect(_Dialect, metaclass=_DialectEnumTypeWrapper):
     """Dialect is the vendor surface that a body is written in."""
@@ -52,6 +54,8 @@ DIALECT_OPENAI_EMBEDDINGS: Dialect.ValueType  # 3
 """OpenAI embeddings."""
 DIALECT_ANTHROPIC_MESSAGES: Dialect.ValueType  # 4
 """Anthropic messages."""
+DIALECT_ANTHROPIC_COUNT_TOKENS: Dialect.ValueType  # 5
+"""Anthropic's count of the tokens of messages, without an answer."""
 Global___Dialect: _TypeAlias = Dialect  # noqa: Y015
 
 @_typing.final
@@ -92,6 +96,7 @@ class GenerateRequest(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     BODY_FIELD_NUMBER: _builtins.int
     HEADERS_FIELD_NUMBER: _builtins.int
+    MAX_OUTPUT_TOKENS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """The gateway's request id, for logs and for the provider's request id header."""
     dialect: Global___Dialect.ValueType
@@ -100,6 +105,10 @@ class GenerateRequest(_message.Message):
     """The public model name, as it stands in `body`."""
     body: _builtins.bytes
     """The vendor's JSON."""
+    max_output_tokens: _builtins.int
+    """The most tokens that one answer may have, for providers that must be told where the body does
+    not say; 0 when not known.
+    """
     @_builtins.property
     def principal(self) -> _identity_pb2.Principal:
         """Who the call is made for."""
@@ -117,10 +126,11 @@ class GenerateRequest(_message.Message):
         model: _builtins.str = ...,
         body: _builtins.bytes = ...,
         headers: _abc.Iterable[Global___Header] | None = ...,
+        max_output_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["principal", b"principal"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "dialect", b"dialect", "headers", b"headers", "model", b"model", "principal", b"principal", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "dialect", b"dialect", "headers", b"headers", "max_output_tokens", b"max_output_tokens", "model", b"model", "principal", b"principal", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
