@@ -28,7 +28,9 @@ _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Snapshot)
 
 
-def load(layout: Layout, tiles: TileDirectory, size: int, behind: Iterable[Entry]) -> Deduplication:
+def load(
+    layout: Layout, tiles: TileDirectory, size: int, behind: Iterable[Entry], minimum: int = 0
+) -> Deduplication:
     """Return what a log remembers of its records; blocks on the disk.
 
     Args:
@@ -36,17 +38,19 @@ def load(layout: Layout, tiles: TileDirectory, size: int, behind: Iterable[Entry
         tiles: its tiles.
         size: how many records they hold.
         behind: the durable records after these.
+        minimum: the first record that the log keeps.
     """
     deduplication = Deduplication()
     snapshot = _read(layout.identities)
     if snapshot is None or snapshot.size > size:
         if snapshot is not None or layout.identities.exists():
             _log.warning("audit_identities_do_not_fit", path=str(layout.identities))
-        first = max(0, size - WINDOW)
+        first = max(minimum, size - WINDOW)
         deduplication.seed(_records(tiles, [(first, size)], size), whole=first == 0)
     else:
         deduplication.restore(snapshot)
-        ranges = [*snapshot.ranges, (snapshot.size, size)]
+        kept = ((max(first, minimum), end) for first, end in snapshot.ranges)
+        ranges = [*kept, (snapshot.size, size)]
         deduplication.seed(_records(tiles, ranges, size))
     deduplication.seed((index, entry.id, entry.leaf) for index, entry in enumerate(behind, size))
     return deduplication

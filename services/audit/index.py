@@ -156,6 +156,19 @@ class Index:
             ).fetchone()
         return (0, 0) if low is None else (low * TILE_WIDTH, (high + 1) * TILE_WIDTH)
 
+    def forget(self, end: int) -> None:
+        """Let go of the records before an index, and of whom they alone were about."""
+        with self._lock, self._database:
+            self._database.execute("PRAGMA secure_delete = ON")
+            self._database.execute("BEGIN IMMEDIATE")
+            self._database.execute("DELETE FROM records WHERE record < ?", (end,))
+            self._database.execute("DELETE FROM spans WHERE bundle < ?", (end // TILE_WIDTH,))
+            self._database.execute(
+                "DELETE FROM principals WHERE number NOT IN "
+                "(SELECT principal FROM records WHERE principal IS NOT NULL)"
+            )
+            self._principals.clear()
+
     def reset(self) -> None:
         """Forget everything, so that it can be made anew from the log."""
         with self._lock:

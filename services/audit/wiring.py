@@ -74,8 +74,7 @@ async def build(
         await asyncio.to_thread(keys.load)
         store = await asyncio.to_thread(open_side_store, settings, layout)
         stack.callback(store.close)
-        minimum = Minimum(layout)
-        opened = await asyncio.to_thread(_Opened, layout, origin, keys.known, store, minimum)
+        opened = await asyncio.to_thread(_Opened, layout, origin, keys.known, store)
         stack.callback(opened.close)
         await asyncio.to_thread(keys.prepare, opened.size)
     except (LayoutError, KeyProblem, ArchiveError, DamagedLog, DamagedWAL, VaultError) as error:
@@ -98,7 +97,14 @@ async def build(
         stack, log=log, tiles=opened.tiles, registry=registry, health=health, clock=clock
     )
     metrics.ready()
-    reader = Reader(log, opened.tiles, opened.index, keys.archive, witnesses.newest, minimum)
+    reader = Reader(
+        log,
+        opened.tiles,
+        opened.index,
+        keys.archive,
+        witnessed=witnesses.newest,
+        minimum=opened.minimum,
+    )
     orders = eraser(store, events, log, reader)
     await follow(opened.index, lambda: make_current(store, orders, log, health), health, stack)
     start_monitor(
@@ -109,7 +115,7 @@ async def build(
         registry=registry,
         health=health,
         clock=clock,
-        pruned=minimum,
+        pruned=opened.minimum,
     )
     start_retention(
         stack,
@@ -117,7 +123,7 @@ async def build(
         layout=layout,
         tiles=opened.tiles,
         log=log,
-        minimum=minimum,
+        minimum=opened.minimum,
         events=events,
         index=opened.index,
         store=store,
@@ -147,11 +153,11 @@ class _Opened:
         origin: str,
         keys: Sequence[VerifierKey],
         store: SideStore,
-        minimum: Minimum,
     ) -> None:
         """Recover; blocks on the disk."""
         self._layout = layout
         self._origin = origin
+        self.minimum = Minimum(layout)
         self._history = History(layout.history)
         self.tiles = TileDirectory(layout.log, layout.scratch)
         self._tree: Tree = open_tree(layout, self.tiles, origin, keys)
@@ -160,8 +166,10 @@ class _Opened:
         self._wal = WriteAheadLog(layout.wal)
         self._behind = self._replay(size)
         self._wal.begin()
-        self.index = FollowingIndex(layout.index, self.tiles, size, minimum)
-        self._deduplication = identities.load(layout, self.tiles, size, self._behind, minimum())
+        self.index = FollowingIndex(layout.index, self.tiles, size, self.minimum)
+        self._deduplication = identities.load(
+            layout, self.tiles, size, self._behind, self.minimum()
+        )
 
     def log(
         self,
