@@ -16,10 +16,22 @@ SERVICES = ("audit", "ratelimit", "model", "gateway")
 
 _LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 _HARMLESS = ("PATH", "HOME", "TZ", "LANG")
+_AUDIT_ALONE = (
+    "WEAVER_TELEMETRY_SIGNING_KEY",
+    "WEAVER_AUDIT_ED25519_KEY",
+    "WEAVER_AUDIT_STORE_KEY",
+)
+"""How the variables begin that hold the secrets of the audit service."""
 
 
 def service(name: str, environment: Mapping[str, str]) -> Program:
-    """Return how to run a service as a process of its own."""
+    """Return how to run a service as a process of its own; no other learns audit's secrets."""
+    if name != "audit":
+        environment = {
+            variable: value
+            for variable, value in environment.items()
+            if not variable.startswith(_AUDIT_ALONE)
+        }
     return Program(name, [sys.executable, "-P", "-m", f"services.{name}"], environment)
 
 
