@@ -1,0 +1,1 @@
+"""The names under which operators' own scripts import parts of Weaver; see `docs/api/events.md`."""

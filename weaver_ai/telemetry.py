@@ -1,0 +1,9 @@
+"""Signed events: `sign_event`, and `verify_event_signature` with the public key alone."""
+
+from services.audit.keys import KeyProblem
+from services.audit.signed_event import SignedEvent, sign_event, verify_event_signature
+
+_sign_event = sign_event
+"""The name that the deployment guide uses."""
+
+__all__ = ["KeyProblem", "SignedEvent", "sign_event", "verify_event_signature"]
