@@ -16,6 +16,7 @@ import msgspec
 from httpx_aiohttp import AiohttpTransport
 
 from services.model.call import Headers
+from services.model.credential import NO_KEY, Credential, Header, bearer
 from services.model.failure import ProviderError, failed, timed_out
 
 _SLICE = 256 * 1024
@@ -122,30 +123,46 @@ class Reply:
 
 
 class Endpoint:
-    """One provider's base URL.
+    """One provider's base URL, and the key to it.
 
     Args:
         transport: carries requests; closing it is the caller's business.
         base_url: without a slash at its end.
-        headers: sent with each request, such as the credential.
+        headers: sent with each request.
         limits: how long and how large.
+        credential: the key; what it is now is sent with each request.
+        key_header: makes a header of the key.
+        query: appended to each path, such as `api-version=2024-10-21`.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what an address consists of
         self,
         transport: httpx.AsyncBaseTransport,
         base_url: str,
         headers: Headers,
         limits: Limits,
+        *,
+        credential: Credential = NO_KEY,
+        key_header: Header = bearer,
+        query: str = "",
     ) -> None:
         """See the class."""
         self._transport = transport
         self._base_url = base_url
-        self._headers = [(name.encode(), value.encode()) for name, value in headers]
+        self._plain = [(name.encode(), value.encode()) for name, value in headers]
+        self._headers = self._plain
         self._urls: dict[str, httpx.URL] = {}
+        self._credential = credential
+        self._key_header = key_header
+        self._key = ""
+        self._query = f"?{query}" if query else ""
         self.limits = limits
         timeouts = {"connect": limits.connect_s, "pool": limits.connect_s}
         self._extensions = {"timeout": timeouts}
+
+    def clean(self, text: bytes) -> bytes:
+        """Return what the provider said without our key in it."""
+        return self._credential.clean(text)
 
     async def post(self, path: str, body: bytes, headers: Headers) -> Reply:
         """Send a body and return the reply once its headers are here.
@@ -155,7 +172,9 @@ class Endpoint:
         """
         url = self._urls.get(path)
         if url is None:
-            url = self._urls[path] = httpx.URL(self._base_url + path)
+            url = self._urls[path] = httpx.URL(self._base_url + path + self._query)
+        if self._credential.value is not self._key:
+            self._rekey(self._credential.value)
         length = (b"content-length", b"%d" % len(body))
         request = httpx.Request(
             "POST",
@@ -177,6 +196,13 @@ class Endpoint:
         except _BROKEN as error:
             raise _unanswered(error) from None
         return Reply(response, self.limits)
+
+    def _rekey(self, key: str) -> None:
+        self._key = key
+        self._headers = self._plain
+        if key:
+            name, value = self._key_header(key)
+            self._headers = [*self._plain, (name.encode(), value.encode())]
 
 
 class _Slices(httpx.AsyncByteStream):

@@ -7,6 +7,7 @@ from prometheus_client import CollectorRegistry
 from services.common.clock import Clock, SystemClock
 from services.common.component import Component
 from services.common.health import Health
+from services.model.credential import Credential
 from services.model.generation import Generator
 from services.model.metrics import ProviderMetrics
 from services.model.ports import Provider
@@ -21,6 +22,12 @@ from services.model.usage import Prices
 from weaver.model.v1 import model_service_pb2_grpc
 
 SERVICE_NAME = "weaver.model.v1.ModelService"
+_HEADERS = (
+    ("accept", "application/json, text/event-stream"),
+    ("accept-encoding", "identity"),
+    ("content-type", "application/json"),
+    ("user-agent", "weaver"),
+)
 
 
 async def build(settings: ModelSettings, stack: AsyncExitStack) -> Component:
@@ -73,16 +80,6 @@ def _provider(settings: ModelSettings, clock: Clock, stack: AsyncExitStack) -> P
         settings.idle_timeout_ms / 1000,
         settings.max_answer_bytes,
     )
-    key = settings.api_key.get_secret_value()
-    endpoint = Endpoint(transport, settings.endpoint, _headers(key), limits)
-    return OpenAI(endpoint, clock, secret=key, ask_usage=settings.stream_usage)
-
-
-def _headers(key: str) -> tuple[tuple[str, str], ...]:
-    headers = (
-        ("accept", "application/json, text/event-stream"),
-        ("accept-encoding", "identity"),
-        ("content-type", "application/json"),
-        ("user-agent", "weaver"),
-    )
-    return (*headers, ("authorization", f"Bearer {key}")) if key else headers
+    credential = Credential(settings.api_key.get_secret_value())
+    endpoint = Endpoint(transport, settings.endpoint, _HEADERS, limits, credential=credential)
+    return OpenAI(endpoint, clock, ask_usage=settings.stream_usage)

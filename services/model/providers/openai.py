@@ -6,7 +6,7 @@ stream for its usage, which is taken out again when the client did not ask.
 
 import asyncio
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from services.common.clock import Clock
 from services.model.call import Answer, Call, Chunk, Dialect, Facts, Headers
@@ -31,9 +31,9 @@ class OpenAI:
     Args:
         endpoint: its base URL, with the credential among its headers.
         clock: for `Retry-After` dates.
-        secret: the provider key, to cut it out of anything that the provider says.
         ask_usage: whether to ask streams for their usage when the client did not.
         name: the provider's name in settings, records, metrics and health.
+        prefix: returns what goes before the path for a model, as Azure's deployments want it.
     """
 
     dialects = frozenset(_PATHS)
@@ -43,20 +43,20 @@ class OpenAI:
         endpoint: Endpoint,
         clock: Clock,
         *,
-        secret: str = "",
         ask_usage: bool = True,
         name: str = "openai",
+        prefix: Callable[[str], str] | None = None,
     ) -> None:
         """See the class."""
         self.name = name
         self._endpoint = endpoint
         self._clock = clock
-        self._secret = secret
         self._ask_usage = ask_usage
+        self._prefix = prefix
 
     async def generate(self, call: Call) -> Answer:
         """Return the whole answer."""
-        path = _PATHS[call.dialect]
+        path = self._path(call)
         async with await self._endpoint.post(path, call.body, _request_headers(call)) as reply:
             if reply.status != _OK:
                 raise await self._refused(reply)
@@ -75,7 +75,7 @@ class OpenAI:
         try:
             async with asyncio.timeout(self._endpoint.limits.first_byte_s):
                 reply = await self._endpoint.post(
-                    _PATHS[call.dialect], plan.body, _request_headers(call)
+                    self._path(call), plan.body, _request_headers(call)
                 )
                 try:
                     return await self._begun(plan, reply)
@@ -101,8 +101,12 @@ class OpenAI:
         except (TimeoutError, ProviderError):
             body = b""
         return from_status(
-            reply.status, reply.headers, body, secret=self._secret, now=self._clock.time()
+            reply.status, reply.headers, self._endpoint.clean(body), now=self._clock.time()
         )
+
+    def _path(self, call: Call) -> str:
+        path = _PATHS[call.dialect]
+        return path if self._prefix is None else self._prefix(call.model) + path
 
 
 class OpenAIStream:

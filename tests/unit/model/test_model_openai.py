@@ -8,6 +8,7 @@ import pytest
 
 from services.common.errors import DeadlineExceeded, InvalidArgument, Unavailable
 from services.model.call import Call, Chunk, Dialect, Usage
+from services.model.credential import Credential
 from services.model.failure import ProviderError
 from services.model.providers.openai import OpenAI, OpenAIStream
 from services.model.upstream import Endpoint, Limits
@@ -31,9 +32,8 @@ DONE = sse(b"[DONE]")
 
 
 def provider(wire: Wire) -> OpenAI:
-    headers = (("authorization", "Bearer sk-1"),)
-    endpoint = Endpoint(wire, "https://provider.test/v1", headers, LIMITS)
-    return OpenAI(endpoint, LoopClock(), secret="sk-1")
+    endpoint = Endpoint(wire, "https://provider.test/v1", (), LIMITS, credential=Credential("sk-1"))
+    return OpenAI(endpoint, LoopClock())
 
 
 def call(body: bytes = ODD, dialect: Dialect = Dialect.OPENAI_CHAT) -> Call:
