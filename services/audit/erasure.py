@@ -135,7 +135,7 @@ class Eraser:
                 wanted["pseudonym"] = caller.pseudonym
             if plain:
                 # The order names one of the records, and not whose it is.
-                wanted["like_record"] = str(plain[0])
+                wanted["like_record"] = str(plain[-1])
             if caller is None and not plain:
                 msg = "There are no records of this principal."
                 raise NotFound(msg)

@@ -33,6 +33,7 @@ class AuditServicer(SideServicer, audit_service_pb2_grpc.AuditServiceServicer):
         store: the side store.
         naming: how records name callers.
         eraser: carries out orders to erase.
+        configurations: what services were started with.
     """
 
     async def AppendRecords(
@@ -48,6 +49,9 @@ class AuditServicer(SideServicer, audit_service_pb2_grpc.AuditServiceServicer):
         # From here to the queue nothing may wait: `Eraser.forget` relies on it.
         entries = self._entries(peer, request.records, callers)
         indexes = await self._log.append(entries) if entries else []
+        for message in request.records:
+            if message.type == record_pb2.EVENT_TYPE_SERVICE_STARTED:
+                await self._configurations.started(peer, message.attributes)
         return pb.AppendRecordsResponse(
             origin=self._origin, indexes=indexes, pseudonyms=self._naming.pseudonyms
         )

@@ -8,6 +8,7 @@ from typing import Any
 import structlog
 
 from services.audit.commitment_keys import Erased
+from services.audit.configuration import Configurations
 from services.audit.erasure import Eraser, Order
 from services.audit.log import Log
 from services.audit.naming import Naming
@@ -42,6 +43,7 @@ class SideServicer:
         store: the side store.
         naming: says whose a record is.
         eraser: carries out orders.
+        configurations: what services were started with.
     """
 
     def __init__(  # noqa: PLR0913, PLR0917 - its neighbours
@@ -52,6 +54,7 @@ class SideServicer:
         store: SideStore,
         naming: Naming,
         eraser: Eraser,
+        configurations: Configurations,
     ) -> None:
         """See the class."""
         self._origin = origin
@@ -60,6 +63,7 @@ class SideServicer:
         self._store = store
         self._naming = naming
         self._eraser = eraser
+        self._configurations = configurations
 
     async def GetCommitmentKey(
         self, request: pb.GetCommitmentKeyRequest, context: Any
@@ -143,8 +147,15 @@ class SideServicer:
         if request.pseudonym:
             who, pseudonym = await self._naming.reveal(request.pseudonym), request.pseudonym
         else:
-            asked = identity_of(request.principal, "principal")
-            callers = await self._naming.look_up(asked)
+            named = request.principal
+            if not named.subject:
+                raise InvalidArgument.of_field("principal.subject", "is missing.")
+            callers = await self._naming.look_up(
+                Identity(named.tenant, named.issuer, named.subject)
+            )
+            if len(callers) > 1:
+                msg = "is shared by several principals: name the tenant and the issuer too."
+                raise InvalidArgument.of_field("principal.subject", msg)
             who = callers[0].identity if callers else None
             pseudonym = callers[0].pseudonym if callers else ""
         if who is None:

@@ -1,10 +1,12 @@
 """From settings to the side store, and to what works with it."""
 
 import asyncio
+import sqlite3
 from collections.abc import Awaitable
 
 import structlog
 
+from services.audit.configuration import STARTED, Configurations
 from services.audit.erasure import Eraser, Records
 from services.audit.events import OwnEvents
 from services.audit.index import Filter
@@ -20,6 +22,7 @@ from services.common.health import Health
 
 _NAME = "WEAVER_AUDIT_STORE_KEY"
 _KEY_FILE = "audit-store.key"
+_STARTS = 500
 
 _log = structlog.get_logger()
 
@@ -54,6 +57,21 @@ def eraser(store: SideStore, events: OwnEvents, log: Log, reader: Reader) -> Era
         return log.wait_integrated(size, timeout_s)
 
     return Eraser(store, events, Records(lambda: log.size, reader.entry, find, settled))
+
+
+async def recall(configurations: Configurations, reader: Reader, size: int) -> None:
+    """Have the log say what services were started with, before it had so many records."""
+
+    def entries() -> list[bytes]:
+        started = Filter(types=(STARTED,))
+        found = reader.find(started, limit=_STARTS, after=size, ascending=False)
+        return [reader.entry(index) for index in reversed(found)]
+
+    try:
+        await configurations.remember(await asyncio.to_thread(entries))
+    except (OSError, sqlite3.Error) as error:
+        _log.error("audit_configurations_not_known", error=str(error))
+        await configurations.remember(())
 
 
 async def make_current(store: SideStore, orders: Eraser, log: Log, health: Health) -> None:

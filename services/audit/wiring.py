@@ -13,6 +13,7 @@ from services.audit import identities
 from services.audit.archive import ArchiveError
 from services.audit.checkpoint import SignedCheckpoint
 from services.audit.commit import Limits
+from services.audit.configuration import Configurations
 from services.audit.events import OwnEvents
 from services.audit.following import FollowingIndex
 from services.audit.following_wiring import follow
@@ -36,13 +37,14 @@ from services.audit.servicer import AuditServicer
 from services.audit.settings import AuditSettings
 from services.audit.sidestore import SideStore
 from services.audit.signing_keys import SigningKeys
-from services.audit.store_wiring import eraser, make_current, open_side_store
+from services.audit.store_wiring import eraser, make_current, open_side_store, recall
 from services.audit.tiles import TileDirectory
 from services.audit.vault import VaultError
 from services.audit.wal import DamagedWAL, WriteAheadLog
 from services.audit.witness_wiring import Witnesses
 from services.common.clock import Clock, SystemClock
 from services.common.component import Component
+from services.common.fingerprint import start_attributes
 from services.common.health import Health
 from services.common.settings import SettingsError
 from weaver.audit.v1 import audit_service_pb2, audit_service_pb2_grpc
@@ -90,9 +92,9 @@ async def build(
         await keys.begin(log, events, stack)
     except OSError as error:
         raise _refused(settings, error) from None
-    await events.record("service_started", {"origin": origin, "size": str(log.size)})
+    size, configurations = log.size, Configurations(events)
+    await _announce(events, configurations, settings, size, stack)
     await log.wait_integrated(log.size, _FIRST_CHECKPOINT_S)
-    stack.push_async_callback(events.record, "service_stopped", {"origin": origin}, tries=2)
     await witnesses.start(
         stack, log=log, tiles=opened.tiles, registry=registry, health=health, clock=clock
     )
@@ -106,7 +108,12 @@ async def build(
         minimum=opened.minimum,
     )
     orders = eraser(store, events, log, reader)
-    await follow(opened.index, lambda: make_current(store, orders, log, health), health, stack)
+
+    async def catch_up() -> None:
+        await recall(configurations, reader, size)
+        await make_current(store, orders, log, health)
+
+    await follow(opened.index, catch_up, health, stack)
     start_monitor(
         stack,
         settings=settings,
@@ -131,7 +138,7 @@ async def build(
         clock=clock,
     )
     naming = Naming(store.callers, pseudonyms=settings.pseudonyms)
-    servicer = AuditServicer(origin, log, reader, store, naming, orders)
+    servicer = AuditServicer(origin, log, reader, store, naming, orders, configurations)
     return Component(
         name="audit",
         services=(audit_service_pb2.DESCRIPTOR.services_by_name["AuditService"].full_name,),
@@ -142,6 +149,22 @@ async def build(
         metrics=registry,
         reload=keys.reload,
     )
+
+
+async def _announce(
+    events: OwnEvents,
+    configurations: Configurations,
+    settings: AuditSettings,
+    size: int,
+    stack: AsyncExitStack,
+) -> None:
+    """Write the start into the log, and have the end written too."""
+    origin = settings.log_origin
+    started = {**start_attributes("audit", settings), "origin": origin, "size": str(size)}
+    await events.record("service_started", started)
+    await configurations.started("audit", started)
+    stopped = {"service": "audit", "origin": origin}
+    stack.push_async_callback(events.record, "service_stopped", stopped, tries=2)
 
 
 class _Opened:

@@ -40,10 +40,10 @@ def chat(
     try:
         settings = load(EdgeSettings)
         credential = os.environ.get("WEAVER_API_KEY") or development.api_key(settings.state_dir)
-        place = url or _front(settings)
-        trust = _trust(settings.tls_path / "ca.pem")
+        place = url or front(settings)
+        context = trust(settings.tls_path / "ca.pem")
         name = model or os.environ.get("WEAVER_MODEL_NAME", "stub-model")
-        for piece in ask(place, trust, credential, name, question):
+        for piece in ask(place, context, credential, name, question):
             sys.stdout.write(piece)
             sys.stdout.flush()
         sys.stdout.write("\n")
@@ -76,7 +76,7 @@ def ask(
     ):
         if reply.is_error:
             reply.read()
-            raise Refused(_said(reply))
+            raise Refused(said(reply))
         for line in reply.iter_lines():
             if not line.startswith(DATA):
                 continue
@@ -93,7 +93,8 @@ def _piece(event: dict[str, Any]) -> str:
     return "".join(choice["delta"].get("content") or "" for choice in event.get("choices", ()))
 
 
-def _said(reply: httpx.Response) -> str:
+def said(reply: httpx.Response) -> str:
+    """Return what the front door said when it refused."""
     try:
         message = reply.json()["error"]["message"]
     except (ValueError, KeyError, TypeError):
@@ -103,16 +104,18 @@ def _said(reply: httpx.Response) -> str:
     )
 
 
-def _front(settings: EdgeSettings) -> str:
+def front(settings: EdgeSettings) -> str:
+    """Return the address of this machine's front door."""
     host, port = probe.reachable(settings.front_listen, "WEAVER_FRONT_LISTEN")
     return f"https://{f'[{host}]' if ':' in host else host}:{port}"
 
 
-def _trust(ca: Path) -> ssl.SSLContext:
-    trust = ssl.create_default_context()
+def trust(ca: Path) -> ssl.SSLContext:
+    """Return a context that also trusts this machine's own authority, if there is one."""
+    context = ssl.create_default_context()
     if ca.exists():
-        trust.load_verify_locations(ca)
-    return trust
+        context.load_verify_locations(ca)
+    return context
 
 
 def _fail(message: str, status: int) -> None:

@@ -4,6 +4,7 @@ The audit service records each order before it carries it out; the request itsel
 like every other.
 """
 
+import contextlib
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -12,7 +13,7 @@ import msgspec
 from google.api import httpbody_pb2
 
 from services.common import logs
-from services.common.errors import InvalidArgument
+from services.common.errors import InvalidArgument, NotFound
 from services.gateway import http
 from services.gateway.audit_client import AuditClient, principal_message
 from services.gateway.authorization import Scope
@@ -58,7 +59,7 @@ class AuditAdminServicer(audit_admin_service_pb2_grpc.AuditAdminServiceServicer)
 
         async def doing(administrator: Principal) -> bytes:
             asked = audit_pb.ForgetPrincipalRequest(
-                principal=self._principal(request), order=_order(administrator, request.note)
+                principal=await self._principal(request), order=_order(administrator, request.note)
             )
             done = await self._audit.read("ForgetPrincipal", asked)
             return msgspec.json.encode(
@@ -85,7 +86,7 @@ class AuditAdminServicer(audit_admin_service_pb2_grpc.AuditAdminServiceServicer)
                 indexes=request.indexes, order=_order(administrator, request.note)
             )
             if request.subject:
-                asked.principal.CopyFrom(self._principal(request))
+                asked.principal.CopyFrom(await self._principal(request))
             done = await self._audit.read("EraseRecords", asked)
             return msgspec.json.encode({"erased": done.erased, "index": done.index})
 
@@ -100,7 +101,7 @@ class AuditAdminServicer(audit_admin_service_pb2_grpc.AuditAdminServiceServicer)
                 raise InvalidArgument.of_field("subject, pseudonym", msg)
             asked = audit_pb.LookUpPrincipalRequest(pseudonym=request.pseudonym)
             if request.subject:
-                asked.principal.CopyFrom(self._principal(request))
+                asked.principal.CopyFrom(_named(request))
             found = await self._audit.read("LookUpPrincipal", asked)
             return msgspec.json.encode(
                 {
@@ -113,9 +114,19 @@ class AuditAdminServicer(audit_admin_service_pb2_grpc.AuditAdminServiceServicer)
 
         return await self._do(LOOK_UP, request, context, doing)
 
-    def _principal(self, request: Any) -> identity_pb2.Principal:
+    async def _principal(self, request: Any) -> identity_pb2.Principal:
+        """Return who is meant: the one known principal with the subject, or an API key's."""
         if not request.subject:
             raise InvalidArgument.of_field("subject", "is missing: whose records are meant?")
+        named = _named(request)
+        if named.tenant and named.issuer:
+            return named
+        with contextlib.suppress(NotFound):
+            asked = audit_pb.LookUpPrincipalRequest(principal=named)
+            known: identity_pb2.Principal = (
+                await self._audit.read("LookUpPrincipal", asked)
+            ).principal
+            return known
         return identity_pb2.Principal(
             tenant=request.tenant or self._default_tenant,
             issuer=request.issuer or "apikey",
@@ -136,6 +147,12 @@ class AuditAdminServicer(audit_admin_service_pb2_grpc.AuditAdminServiceServicer)
             data, admission, record = await self._pipeline.read(call, doing)
             await context.send_initial_metadata(http.response_headers(admission, record))
             return httpbody_pb2.HttpBody(content_type=JSON, data=data)
+
+
+def _named(request: Any) -> identity_pb2.Principal:
+    return identity_pb2.Principal(
+        tenant=request.tenant, issuer=request.issuer, subject=request.subject
+    )
 
 
 def _order(administrator: Principal, note: str) -> audit_pb.Order:

@@ -253,7 +253,7 @@ class Pipeline:
             limiter=self._limiter,
             clock=self._clock,
             http_status=self._http_status,
-            capture=self._settings.capture,
+            capture=self._settings.capture if call.surface.dialect else None,
             unrecorded=self._unrecorded,
         )
 
@@ -326,12 +326,13 @@ class Pipeline:
     def _refuse(self, call: Call, principal: Principal | None, error: BaseException) -> None:
         """Count a request that was refused, or given up before it was admitted."""
         reason, status = "CANCELLED", CLIENT_CLOSED_REQUEST
+        limit = error.admission.decision if isinstance(error, LimitExceeded) else None
         if isinstance(error, WeaverError):
             reason, status = error.reason, self._http_status(error)
         elif isinstance(error, Exception):
             reason, status = "INTERNAL", INTERNAL_SERVER_ERROR
         self._refusals.count(
-            Refusal(principal, call.source_network, reason, call.surface.name, status)
+            Refusal(principal, call.source_network, reason, call.surface.name, status, limit)
         )
 
 

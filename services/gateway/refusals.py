@@ -1,14 +1,15 @@
 """Refused requests, counted so that each is in exactly one record and a flood cannot fill the disk.
 
-A refusal is counted under (principal, or source network when unauthenticated; reason; second). At
-most `MAX_GROUPS` groups are kept for one second; what comes beyond them is counted under `other`.
+A refusal is counted under (principal, or source network when unauthenticated; reason, and what the
+limiter decided; second). At most `MAX_GROUPS` groups are kept for one second; what comes beyond
+them is counted under `other`.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from services.common.clock import Clock
-from services.gateway.events import Event, EventType
+from services.gateway.events import Event, EventType, LimitDecision
 from services.gateway.principal import Principal
 
 MAX_GROUPS = 1000
@@ -24,6 +25,7 @@ class Refusal:
     reason: str
     surface: str
     http_status: int
+    limit: LimitDecision | None = None
 
 
 class Refusals:
@@ -47,9 +49,7 @@ class Refusals:
             self._close()
             self._second = second
         if refusal.principal is not None and refusal.source_network:
-            refusal = Refusal(
-                refusal.principal, "", refusal.reason, refusal.surface, refusal.http_status
-            )
+            refusal = replace(refusal, source_network="")
         if refusal not in self._open and len(self._open) >= MAX_GROUPS:
             refusal = Refusal(None, OTHER, OTHER, "", 0)
         self._open[refusal] = self._open.get(refusal, 0) + 1
@@ -72,13 +72,19 @@ class Refusals:
                 surface=refusal.surface,
                 reason=refusal.reason,
                 http_status=refusal.http_status,
+                limit=refusal.limit,
                 count=count,
             )
 
     def put_back(self, event: Event) -> None:
         """Take back an event that the log had no room for; it counts again."""
         refusal = Refusal(
-            event.principal, event.source_network, event.reason, event.surface, event.http_status
+            event.principal,
+            event.source_network,
+            event.reason,
+            event.surface,
+            event.http_status,
+            event.limit,
         )
         self._closed.insert(0, (int(event.time), refusal, event.count))
 

@@ -976,7 +976,7 @@ class LookUpPrincipalRequest(_message.Message):
     """Or the subject as records show it."""
     @_builtins.property
     def principal(self) -> _identity_pb2.Principal:
-        """Tenant, issuer and subject."""
+        """The subject, and tenant and issuer where it is not the only one of its name."""
 
     def __init__(
         self,

@@ -251,7 +251,7 @@ class AuditServiceServicer:
     def LookUpPrincipal(self, request, context):
         """Tells the pseudonym of a principal, or the principal of a pseudonym, while the key lives.
 
-        Errors: NOT_FOUND.
+        Errors: INVALID_ARGUMENT (several principals share the subject), NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -118,7 +118,7 @@ class AuditServiceStub:
     LookUpPrincipal: _grpc.UnaryUnaryMultiCallable[_audit_service_pb2.LookUpPrincipalRequest, _audit_service_pb2.LookUpPrincipalResponse]
     """Tells the pseudonym of a principal, or the principal of a pseudonym, while the key lives.
 
-    Errors: NOT_FOUND.
+    Errors: INVALID_ARGUMENT (several principals share the subject), NOT_FOUND.
     """
 
 @_typing.type_check_only
@@ -211,7 +211,7 @@ class AuditServiceAsyncStub(AuditServiceStub):
     LookUpPrincipal: _aio.UnaryUnaryMultiCallable[_audit_service_pb2.LookUpPrincipalRequest, _audit_service_pb2.LookUpPrincipalResponse]  # type: ignore[assignment]
     """Tells the pseudonym of a principal, or the principal of a pseudonym, while the key lives.
 
-    Errors: NOT_FOUND.
+    Errors: INVALID_ARGUMENT (several principals share the subject), NOT_FOUND.
     """
 
 class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -385,7 +385,7 @@ class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_audit_service_pb2.LookUpPrincipalResponse, _abc.Awaitable[_audit_service_pb2.LookUpPrincipalResponse]]:
         """Tells the pseudonym of a principal, or the principal of a pseudonym, while the key lives.
 
-        Errors: NOT_FOUND.
+        Errors: INVALID_ARGUMENT (several principals share the subject), NOT_FOUND.
         """
 
 def add_AuditServiceServicer_to_server(servicer: AuditServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

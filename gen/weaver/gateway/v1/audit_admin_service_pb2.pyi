@@ -29,9 +29,9 @@ class ForgetPrincipalRequest(_message.Message):
     SUBJECT_FIELD_NUMBER: _builtins.int
     NOTE_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
-    """Their tenant; empty for the deployment's default tenant."""
+    """Their tenant; needed where several principals share the subject."""
     issuer: _builtins.str
-    """Who vouches for the subject; empty for `apikey`."""
+    """Who vouches for the subject: `apikey`, or the `iss` of their token; needed like the tenant."""
     subject: _builtins.str
     """The subject."""
     note: _builtins.str
@@ -66,9 +66,9 @@ class EraseRecordsRequest(_message.Message):
     subject: _builtins.str
     """Or all records of this subject,"""
     tenant: _builtins.str
-    """in this tenant; empty for the deployment's default tenant,"""
+    """in this tenant,"""
     issuer: _builtins.str
-    """of this issuer; empty for `apikey`."""
+    """of this issuer; both are needed where several principals share the subject."""
     note: _builtins.str
     """Why, in words that may stay in the log for good; at most 256 characters, and no names."""
     @_builtins.property
@@ -103,9 +103,9 @@ class LookUpPrincipalRequest(_message.Message):
     SUBJECT_FIELD_NUMBER: _builtins.int
     PSEUDONYM_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
-    """Their tenant; empty for the deployment's default tenant."""
+    """Their tenant; needed where several principals share the subject."""
     issuer: _builtins.str
-    """Who vouches for the subject; empty for `apikey`."""
+    """Who vouches for the subject: `apikey`, or the `iss` of their token; needed like the tenant."""
     subject: _builtins.str
     """The subject."""
     pseudonym: _builtins.str
