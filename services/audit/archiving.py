@@ -33,7 +33,7 @@ from services.audit.archived import (
     write_archived,
 )
 from services.audit.checkpoint import SignedCheckpoint, parse_signed_checkpoint
-from services.audit.inventory import WITNESSED
+from services.audit.inventory import WITNESSED, LogDirectory
 from services.audit.layout import Layout
 from services.audit.merkle import (
     HASH_SIZE,
@@ -45,6 +45,7 @@ from services.audit.merkle import (
     tree_root,
 )
 from services.audit.note import NoteError
+from services.audit.pruning import recorded_pruning
 from services.audit.recovery import signed_by
 from services.audit.tiles import (
     ENTRIES,
@@ -71,18 +72,16 @@ class Archiver:
         target: where the archive lies.
         full: read back and compare every object, not only the new ones.
         repair: replace damaged objects of the archive.
-        pruned: bundles that end at or before this record need not be in the log.
         now: the Unix time.
     """
 
-    def __init__(  # noqa: PLR0913 - what archiving can be told
+    def __init__(
         self,
         layout: Layout,
         target: Target,
         *,
         full: bool = False,
         repair: bool = False,
-        pruned: int = 0,
         now: Callable[[], float] = time.time,
     ) -> None:
         """See the class."""
@@ -90,7 +89,7 @@ class Archiver:
         self._target = target
         self._full = full
         self._repair = repair
-        self._pruned = pruned
+        self._pruned = 0
         self._now = now
         self._tiles = TileDirectory(layout.log, layout.log)
         self._proven = 0
@@ -201,7 +200,7 @@ class Archiver:
         path = f"{LOG}/tile/{tile.path}"
         old = _end(tile) <= self._proven
         here = self._found.get(path)
-        if tile.level == ENTRIES and _end(tile) <= self._pruned and not self._is_here(tile):
+        if tile.level == ENTRIES and not self._is_here(tile) and self._was_pruned(tile):
             self.report.absent += here is None
             return
         if here is not None and old and not self._full and here == self._size_here(tile):
@@ -267,7 +266,13 @@ class Archiver:
             raise self._damaged(str(error)) from None
 
     def _is_here(self, tile: Tile) -> bool:
-        return self._tiles.path(tile).exists()
+        return self._tiles.path(tile).exists() or self._tiles.path(tile.full).exists()
+
+    def _was_pruned(self, tile: Tile) -> bool:
+        """Say whether the log itself says so; it may be pruned while it is being archived."""
+        if _end(tile) > self._pruned:
+            self._pruned = recorded_pruning(LogDirectory(self._layout.log))
+        return _end(tile) <= self._pruned
 
     def _read(self, tile: Tile) -> bytes:
         try:

@@ -4,6 +4,7 @@ It trusts what it reads no further than a reader needs; `verifier` is what prove
 """
 
 from collections.abc import Iterator
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -11,11 +12,12 @@ from typing import NamedTuple, Protocol
 from services.audit.checkpoint import SignedCheckpoint, parse_signed_checkpoint
 from services.audit.history import read_history
 from services.audit.index import Filter
-from services.audit.inventory import CHECKPOINT, WITNESSED, read_regular
+from services.audit.inventory import CHECKPOINT, WITNESSED, LogDirectory, read_regular
 from services.audit.layout import Layout
 from services.audit.matching import matches
 from services.audit.merkle import TILE_WIDTH
 from services.audit.note import MAX_NOTE_SIZE, NoteError
+from services.audit.pruning import recorded_pruning
 from services.audit.receipt import Receipt, make_receipt
 from services.audit.record import summarise
 from services.audit.tiles import Tile, TileDirectory, TileReader
@@ -85,6 +87,7 @@ class OfflineLog:
     def __init__(self, place: Path | TileSource) -> None:
         """See the class."""
         self._tiles: TileSource = _Directory(place, place) if isinstance(place, Path) else place
+        self._place = place
         name = f"{place}: " if isinstance(place, Path) else ""
         try:
             self.checkpoint: SignedCheckpoint = parse_signed_checkpoint(self._tiles.checkpoint())
@@ -100,6 +103,13 @@ class OfflineLog:
         """How many records the checkpoint covers."""
         return self.checkpoint.checkpoint.size
 
+    @cached_property
+    def first_kept(self) -> int:
+        """The first record that was not pruned, as a log in a directory says."""
+        if not isinstance(self._place, Path):
+            return 0
+        return recorded_pruning(LogDirectory(self._place))
+
     def entry(self, index: int) -> bytes:
         """Return the entry at an index.
 
@@ -108,6 +118,12 @@ class OfflineLog:
         """
         if not 0 <= index < self.size:
             msg = f"the log has no record {index}; its checkpoint covers {self.size}"
+            raise OfflineError(msg)
+        if index < self.first_kept:
+            msg = (
+                f"record {index} was pruned: the log keeps records from {self.first_kept} on, and "
+                f"every hash. Its archive may have more."
+            )
             raise OfflineError(msg)
         return self.bundle(index // TILE_WIDTH)[index % TILE_WIDTH]
 
@@ -140,14 +156,15 @@ class OfflineLog:
             OfflineError: a bundle cannot be read.
         """
         if ascending:
-            first = 0 if after is None else after + 1
+            first = max(self.first_kept, 0 if after is None else after + 1)
             for number in range(first // TILE_WIDTH, -(-self.size // TILE_WIDTH)):
                 for index, entry in enumerate(self.bundle(number), number * TILE_WIDTH):
                     if index >= first and _fits(wanted, entry):
                         yield index, entry
             return
         end = self.size if after is None else min(after, self.size)
-        for number in range(-(-end // TILE_WIDTH) - 1, -1, -1):
+        last = self.first_kept // TILE_WIDTH
+        for number in range(-(-end // TILE_WIDTH) - 1, last - 1, -1):
             bundle = list(enumerate(self.bundle(number), number * TILE_WIDTH))
             for index, entry in reversed(bundle):
                 if index < end and _fits(wanted, entry):

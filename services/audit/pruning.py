@@ -4,12 +4,10 @@ Whoever can delete files cannot write that record, since it is in the signed tre
 are missing outside of it are damage.
 """
 
-from pathlib import Path
-
 import msgspec
 
 from services.audit.checkpoint import parse_signed_checkpoint
-from services.audit.inventory import CHECKPOINT, Inventory, read_entries
+from services.audit.inventory import Source, read_entries
 from services.audit.merkle import TILE_WIDTH
 from services.audit.note import NoteError
 from services.audit.record import decode
@@ -17,6 +15,8 @@ from services.audit.tiles import ENTRIES
 
 ACTION = "retention_pruned"
 _OWN = "audit"
+_MAX_MISSED = 64
+"""Bundles that may be missing after the pruned ones before the search is given up."""
 
 
 def pruning_attributes(end: int, cutoff: str, archived: str) -> dict[str, str]:
@@ -53,32 +53,34 @@ def announced_end(entry: bytes) -> int:
     return int(text) if text.isascii() and text.isdecimal() and len(text) < 20 else 0  # noqa: PLR2004 - 64 bits
 
 
-def recorded_pruning(log: Path) -> int:
+def recorded_pruning(source: Source) -> int:
     """Return the first record that a log has to keep, as its own records say; 0 for all.
 
-    The records are looked for only where bundles are missing, newest first. That they are part of
-    the tree is for the verification to prove.
+    The records are looked for only where the first bundle is missing, newest first. That they are
+    part of the tree is for the verification to prove.
+
+    Raises:
+        OSError: the source cannot be read.
     """
     try:
-        size = parse_signed_checkpoint((log / CHECKPOINT).read_bytes()).checkpoint.size
-    except (OSError, NoteError):
+        size = parse_signed_checkpoint(source.checkpoint()).checkpoint.size
+    except (FileNotFoundError, NoteError):
         return 0
-    files = Inventory(log)
-    last = -(-size // TILE_WIDTH) - 1
-    if last < 0 or files.widths(ENTRIES, 0):
+    files = source.files(size)
+    if size < TILE_WIDTH or files.widest(ENTRIES, 0) is not None:
         return 0
-    for number in range(last, -1, -1):
-        if not files.widths(ENTRIES, number):
-            break
+    missed = 0
+    for number in range((size - 1) // TILE_WIDTH, -1, -1):
         found = files.widest(ENTRIES, number)
-        if found is None or ACTION.encode() not in found[1]:
+        if found is None:
+            missed += 1
+            if missed > _MAX_MISSED:
+                break
+            continue
+        if ACTION.encode() not in found[1]:
             continue
         entries, _ = read_entries(*found)
-        ends = [
-            announced_end(entry)
-            for index, entry in enumerate(entries, number * TILE_WIDTH)
-            if index < size
-        ]
+        ends = [announced_end(entry) for entry in entries[: size - number * TILE_WIDTH]]
         if end := max(ends, default=0):
             return min(end, number * TILE_WIDTH)
     return 0

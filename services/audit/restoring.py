@@ -10,7 +10,7 @@ from services.audit.archive_targets import Target
 from services.audit.archived import HISTORIES, KEYS, LOG, PRIVATE
 from services.audit.checkpoint import parse_signed_checkpoint
 from services.audit.history import read_history
-from services.audit.inventory import WITNESSED
+from services.audit.inventory import WITNESSED, LogDirectory
 from services.audit.layout import Layout
 from services.audit.note import NoteError
 from services.audit.pruning import recorded_pruning
@@ -104,7 +104,7 @@ def _fetch(target: Target, place: Path, keys: Path | None, progress: Progress) -
         history = read_history(staged.history)
     except (ArchiveError, NoteError) as error:
         raise RestoreError(str(error)) from None
-    pruned = recorded_pruning(staged.log)
+    pruned = recorded_pruning(LogDirectory(staged.log))
     report = verify(staged.log, trusted, history=history, pruned=pruned)
     if report.good:
         accept(staged, signed)

@@ -16,7 +16,6 @@ from services.audit.archive_targets import Target, TargetError, TargetURLError, 
 from services.audit.archived import ArchiveReport, ArchivingError
 from services.audit.archiving import Archiver, ArchivingBusyError
 from services.audit.layout import Layout
-from services.audit.pruning import recorded_pruning
 from services.audit.restoring import Restored, RestoreError, restore
 from services.cli.audit.options import (
     AsJSON,
@@ -61,8 +60,7 @@ def archive_command(
     """Copy what is new of a log to its archive, and prove the copy by reading it back."""
     layout = Layout(log_directory(log))
     target = _target("--to", to)
-    pruned = recorded_pruning(layout.log)
-    archiver = Archiver(layout, target, full=full or repair, repair=repair, pruned=pruned)
+    archiver = Archiver(layout, target, full=full or repair, repair=repair)
     try:
         with progress_bar(enabled=not as_json, doing="archiving") as progress:
             report = archiver.run(progress)

@@ -17,6 +17,7 @@ from services.audit.inventory import LogDirectory, Source, read_regular
 from services.audit.layout import Layout
 from services.audit.note import MAX_NOTE_SIZE, NoteError, VerifierKey
 from services.audit.offline import published_before
+from services.audit.pruning import recorded_pruning
 from services.audit.remembered import Remembered
 from services.audit.remote import RemoteLog
 from services.audit.report import Report
@@ -150,14 +151,17 @@ def _verify(task: _Task, since: str | None, memory: Remembered | None, *, as_jso
         rest = _rest_on(since, accepted)
     except NoteError as error:
         usage(f"{error}. Mend it, or remove it, or use --no-remember.")
+    history = [*task.history, *accepted]
     with progress_bar(enabled=not as_json) as progress:
+        pruned = recorded_pruning(task.source)
         report = verify(
-            task.source,
-            task.keys,
-            history=[*task.history, *accepted],
-            since=rest,
-            progress=progress,
+            task.source, task.keys, history=history, since=rest, pruned=pruned, progress=progress
         )
+        if not report.good and (now := recorded_pruning(task.source)) != pruned:
+            # A service that runs pruned its log meanwhile.
+            report = verify(
+                task.source, task.keys, history=history, since=rest, pruned=now, progress=progress
+            )
     if memory is not None:
         _accept(report, memory, known)
     return report

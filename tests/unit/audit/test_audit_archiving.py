@@ -430,4 +430,7 @@ def test_a_target_that_is_none_is_refused(url: str, environment: dict[str, str])
 def test_targets_are_named_by_urls(tmp_path: Path) -> None:
     assert open_target(f"file://{tmp_path}/with%20space", {}).name.endswith("with space")
     local = {"AWS_ENDPOINT_URL": "http://127.0.0.1:1", "AWS_ACCESS_KEY_ID": "a"}
+    with pytest.raises(TargetURLError, match="s3://bucket/x"):
+        open_target("s3://bucket/x", local)
+    local["AWS_SECRET_ACCESS_KEY"] = "b"
     assert open_target("s3://bucket/some/prefix/", local).name == "s3://bucket/some/prefix"
