@@ -22,7 +22,7 @@ def test_a_kill_at_any_call_loses_nothing_acknowledged_and_repeats_nothing(
     status, lines, errors = traced(
         partial(scenario.run, state),
         [
-            *("--seccomp-bpf", "-P", str(state / point.path), "-e", f"trace={point.call}"),
+            *("-P", str(state / point.path), "-e", f"trace={point.call}"),
             *("-e", f"inject={point.call}:signal=SIGKILL:when={point.nth}"),
         ],
         state.parent / "trace",
@@ -31,13 +31,13 @@ def test_a_kill_at_any_call_loses_nothing_acknowledged_and_repeats_nothing(
     check(state, scenario.batches, heard(lines))
 
 
-@pytest.mark.scenarios("grow", "recover", "cross")
+@pytest.mark.scenarios("grow", "recover")
 def test_a_call_that_fails_is_survived_without_a_restart(state: Path, case: Case) -> None:
     scenario, point, error = case
     status, lines, errors = traced(
         partial(scenario.run, state),
         [
-            *("--seccomp-bpf", "-P", str(state / point.path), "-e", f"trace={point.call}"),
+            *("-P", str(state / point.path), "-e", f"trace={point.call}"),
             *("-e", f"inject={point.call}:error={error}:when={point.nth}"),
         ],
         state.parent / "trace",

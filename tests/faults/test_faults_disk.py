@@ -126,7 +126,7 @@ def test_a_disk_that_refuses_every_change_for_a_while_loses_nothing(
     status, lines, errors = traced(
         partial(outage, state),
         [
-            *("--seccomp-bpf", "-e", f"trace={CHANGES}"),
+            *("-e", f"trace={CHANGES}"),
             *("-e", f"inject={CHANGES}:error={error}:when=12..24"),
         ],
         tmp_path / "trace",

@@ -30,7 +30,7 @@ def slow(log: Path, delay_ms: int, nth: str = "4+", also: str = "") -> list[str]
     wal = log / "audit" / "log.private" / "wal"
     paths = [part for i in range(1, SEGMENTS) for part in ("-P", str(wal / f"{i:012d}.wal"))]
     delay = f"inject=fdatasync:delay_enter={delay_ms * 1000}{also}:when={nth}"
-    return ["--seccomp-bpf", "-e", "trace=fdatasync", "-e", delay, *paths]
+    return ["-e", "trace=fdatasync", "-e", delay, *paths]
 
 
 @pytest.fixture
