@@ -13,7 +13,7 @@ from services.audit.evidence import CommitmentKeys, Direction, Evidence, load_ev
 from services.audit.note import NoteError, VerifierKey
 from services.audit.receipt import verify_receipt
 from services.audit.record import summarise
-from services.audit.signatures import Keys, load_keys
+from services.audit.signatures import Keys, load_keys, outside_validity
 from services.cli.audit.options import AsJSON, PlaceOption, console, usage
 from services.cli.audit.places import CAFile, reading
 from services.cli.audit.vouching import PolicyFile, Vouching
@@ -119,8 +119,13 @@ def verify_receipt_command(  # noqa: PLR0913, PLR0917 - each is an option
 
 
 def _prove(evidence: Evidence, trusted: Keys) -> list[VerifierKey]:
-    origin = evidence.receipt.checkpoint.checkpoint.origin
-    return verify_receipt(evidence.receipt, evidence.entry, trusted.named(origin))
+    checkpoint = evidence.receipt.checkpoint.checkpoint
+    found = verify_receipt(evidence.receipt, evidence.entry, trusted.named(checkpoint.origin))
+    for key in found:
+        wrong = outside_validity(trusted, key, checkpoint.size)
+        if wrong:
+            raise NoteError(wrong)
+    return found
 
 
 def _bind(way: Direction, text: bytes, found: list[Evidence], keys: CommitmentKeys) -> list[str]:

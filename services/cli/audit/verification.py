@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import Annotated, NoReturn
 import typer
 from rich.console import Console
 
-from services.audit.archive import ArchiveError
+from services.audit.archive import ArchiveError, load_archive
 from services.audit.checkpoint import SignedCheckpoint, parse_signed_checkpoint
 from services.audit.inventory import LogDirectory, Source, read_regular
 from services.audit.layout import Layout
@@ -22,6 +23,7 @@ from services.audit.remembered import Remembered
 from services.audit.remote import RemoteLog
 from services.audit.report import Report
 from services.audit.signatures import Keys, load_keys
+from services.audit.succession import Succession, endorsements, follow
 from services.audit.verifier import verify
 from services.cli.audit.options import (
     AsJSON,
@@ -123,7 +125,24 @@ def _in_directory(log: Path, keys: Path | None, *, as_json: bool) -> _Task:
     except NoteError as error:
         _fail_on_archive(str(error), as_json=as_json)
     source = LogDirectory(log)
-    return _Task(str(log), source, trusted, str(keys_file), keys is not None, history)
+    found = _followed(log, trusted, own=keys is None)
+    history += found.endorsements
+    return _Task(str(log), source, found.keys, str(keys_file), keys is not None, history)
+
+
+def _followed(log: Path, trusted: Keys, *, own: bool) -> Succession:
+    """Return where keys of an auditor's own lead, by endorsements that lie beside the log."""
+    if own:
+        return Succession(trusted, endorsements(trusted.archive) if trusted.archive else [])
+    try:
+        found = follow(trusted, load_archive(Layout(log).keys), time.time())
+    except ArchiveError:
+        return Succession(trusted)
+    for sentence in found.followed:
+        sys.stderr.write(f"weaver: {sentence}; put it among the keys that you keep\n")
+    for sentence in found.stale:
+        sys.stderr.write(f"weaver: {sentence}\n")
+    return found
 
 
 def _at_address(url: str, log: RemoteLog, keys: Path | None) -> _Task:

@@ -3,8 +3,7 @@
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,28 +19,10 @@ from services.audit.provenance import Provenance
 from services.audit.report import Report
 from services.audit.signatures import load_keys
 from services.audit.verifier import verify
-from services.audit.wiring import build
 from services.common.settings import SettingsError
-from tests.fakes.auditlog import RunningLog, quick_keys, record, settings_in
+from tests.fakes.auditlog import RunningLog, quick_keys, record
+from tests.fakes.keyring import DAY_0, Keyring, MovedClock, running, until
 from weaver.audit.v1 import audit_service_pb2 as pb
-
-DAY_0 = 1_790_000_000.0
-
-
-class MovedClock:
-    """A clock whose days are turned by hand."""
-
-    def __init__(self) -> None:
-        self.now = DAY_0
-
-    def time(self) -> float:
-        return self.now
-
-    def monotonic(self) -> float:
-        return self.now
-
-    def day(self, days: float, seconds: float = 0) -> None:
-        self.now = DAY_0 + days * DAY_S + seconds
 
 
 @pytest.fixture
@@ -49,49 +30,9 @@ def clock() -> MovedClock:
     return MovedClock()
 
 
-class Keyring:
-    """The key files of one machine."""
-
-    def __init__(self, directory: Path) -> None:
-        self.rsa = directory / keyfiles.RSA_FILE
-        self.ed25519 = directory / keyfiles.ED25519_FILE
-        rsa, ed25519 = quick_keys()
-        keyfiles.write(self.rsa, rsa.encode(), 0o600, replace=True)
-        keyfiles.write(self.ed25519, ed25519.encode(), 0o600, replace=True)
-
-    def settings(self) -> dict[str, object]:
-        return {
-            "signing_key": self.rsa.read_text(),
-            "signing_key_file": self.rsa,
-            "ed25519_key": None,
-            "ed25519_key_file": self.ed25519,
-            "key_poll_seconds": 0.05,
-        }
-
-    def rotate_rsa(self, reason: str = "quarterly") -> bytes:
-        """Put a new RSA key in place, and return the old one."""
-        old = self.rsa.read_bytes()
-        stated = Provenance("ann@laptop", "laptop", "2026-11-23T10:00:00Z", reason)
-        keyfiles.write_private(self.rsa, keys.generate_rsa(2048), provenance=stated, replace=True)
-        return old
-
-    def rotate_ed25519(self) -> None:
-        keyfiles.write_private(self.ed25519, keys.generate_ed25519(), replace=True)
-
-
 @pytest.fixture
 def ring(tmp_path: Path) -> Keyring:
     return Keyring(tmp_path / "mounted")
-
-
-@asynccontextmanager
-async def running(state: Path, clock: MovedClock, **overrides: object) -> AsyncIterator[RunningLog]:
-    clock.now += 0.01  # Each boot has an epoch of its own.
-    settings = settings_in(state, **overrides)
-    async with AsyncExitStack() as stack:
-        component = await build(settings, stack, clock=clock)
-        log = RunningLog(component, None, settings.log_path)
-        yield log._replace(stub=log.stub_of("gateway"))
 
 
 def archive_of(log: Path) -> KeyArchive:
@@ -114,14 +55,6 @@ def verified(log: Path) -> Report:
 
 def lines_of(log: Path) -> int:
     return (log / "checkpoint").read_text().count("— ")
-
-
-async def until(condition: Any) -> None:
-    for _ in range(500):
-        if condition():
-            return
-        await asyncio.sleep(0.02)
-    pytest.fail("it did not happen in time")
 
 
 def sample(log: RunningLog, name: str, **labels: str) -> float | None:
@@ -174,6 +107,12 @@ def _receipt(index: int) -> Any:
     return pb.GetReceiptRequest(index=index)
 
 
+def _settled(log: Path, unendorsed: int, known: int) -> bool:
+    archive = archive_of(log)
+    endorsements = [term.endorsement for term in archive.active]
+    return endorsements.count("") == unendorsed and len(archive.keys) == known
+
+
 async def test_rotations_repeat_and_every_checkpoint_stays_verifiable(
     tmp_path: Path, ring: Keyring, clock: MovedClock
 ) -> None:
@@ -185,13 +124,8 @@ async def test_rotations_repeat_and_every_checkpoint_stays_verifiable(
             ring.rotate_rsa()
             if turn == 2:
                 ring.rotate_ed25519()
-            await until(
-                lambda turn=turn: (
-                    [k.endorsement for k in archive_of(log.log).active].count("")
-                    == (1 if turn < 2 else 0)
-                    and len(archive_of(log.log).keys) == (2, 3, 5, 6)[turn]
-                )
-            )
+            unendorsed, known = (1, 0, 0)[turn - 1], (3, 5, 6)[turn - 1]
+            await until(partial(_settled, log.log, unendorsed, known))
     history = published_before(log.log)
     assert len(history) >= 3
     report = verified(log.log)
