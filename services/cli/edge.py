@@ -91,7 +91,7 @@ def render(settings: EdgeSettings, target: Target, directory: Path) -> dict[str,
         ),
         "front-secret.yaml": _certificate("front", certificate, key),
     }
-    if target == "container":
+    if target == "container" or settings.address_rps:
         files["client-secret.yaml"] = _certificate(
             "envoy", str(tls / "envoy.pem"), str(tls / "envoy-key.pem")
         )
@@ -129,8 +129,9 @@ def _fill(
 
 
 def _conditions(settings: EdgeSettings, target: Target) -> frozenset[str]:
-    metrics = {"metrics"} if settings.metrics_listen else set()
-    return frozenset({"unix" if target == "local" else "mtls", *metrics})
+    optional = {"metrics": settings.metrics_listen, "addresses": settings.address_rps}
+    chosen = {name for name, value in optional.items() if value}
+    return frozenset({"unix" if target == "local" else "mtls", *chosen})
 
 
 def _values(settings: EdgeSettings, target: Target, directory: Path) -> dict[str, Any]:
@@ -141,6 +142,9 @@ def _values(settings: EdgeSettings, target: Target, directory: Path) -> dict[str
     )
     gateway_host, gateway_port = split_address(
         settings.gateway_address, "WEAVER_GATEWAY_EDGE_ADDRESS"
+    )
+    ratelimit_host, ratelimit_port = split_address(
+        settings.ratelimit_address, "WEAVER_RATELIMIT_ADDRESS"
     )
     forwarded = FORWARDED if settings.trusted_hops else f"{FORWARDED}|x-forwarded-.+"
     silence_s = max(settings.stream_idle_timeout_ms, settings.request_timeout_ms) / 1000
@@ -155,6 +159,8 @@ def _values(settings: EdgeSettings, target: Target, directory: Path) -> dict[str
         "metrics_port": metrics_port,
         "gateway_host": gateway_host,
         "gateway_port": gateway_port,
+        "ratelimit_host": ratelimit_host,
+        "ratelimit_port": ratelimit_port,
         "gateway_socket": settings.edge_listen.removeprefix("unix:"),
         "front_secret": str(directory / "front-secret.yaml"),
         "client_secret": str(directory / "client-secret.yaml"),

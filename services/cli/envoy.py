@@ -63,7 +63,10 @@ def _check(program: Path, target: Target, scratch: Path) -> str:
     throw_away = load(CommonSettings, environment="development", state_dir=scratch, tls_dir=None)
     certificates.ensure(throw_away)
     socket = f"unix:{scratch}/gateway.sock"
-    settings = EdgeSettings.for_target(target, tls_dir=throw_away.tls_path, edge_listen=socket)
+    # With every part that a setting can add.
+    settings = EdgeSettings.for_target(
+        target, tls_dir=throw_away.tls_path, edge_listen=socket, address_rps=10
+    )
     main = edge.write(edge.render(settings, target, scratch), scratch)
     result = subprocess.run(  # noqa: S603 - the wheel's own Envoy
         [program, "--mode", "validate", "-l", "warning", "-c", main],

@@ -12,6 +12,7 @@ CONTAINER_DEFAULTS = {
     "front_listen": "0.0.0.0:8443",
     "metrics_listen": "0.0.0.0:9902",
     "tls_dir": "/etc/weaver/tls",
+    "ratelimit_address": "ratelimit:8001",
 }
 
 
@@ -42,6 +43,20 @@ class EdgeSettings(CommonSettings):
         "",
         validation_alias="WEAVER_GATEWAY_EDGE_LISTEN",
         description="`unix:/path` where the gateway takes Envoy's calls on one machine.",
+    )
+    address_rps: float = Field(
+        0.0,
+        ge=0,
+        validation_alias="WEAVER_RATELIMIT_ADDRESS_RPS",
+        description=(
+            "Above 0, Envoy asks the limiter before it lets a request in, for its source address. "
+            "The limiter needs the same value."
+        ),
+    )
+    ratelimit_address: str = Field(
+        "127.0.0.1:8001",
+        validation_alias="WEAVER_RATELIMIT_ADDRESS",
+        description="Where Envoy finds the limiter. In containers ratelimit:8001.",
     )
     front_certificate: str = Field(
         "",
