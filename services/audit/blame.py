@@ -50,6 +50,13 @@ class Blame:
             name = file_name(tile)
             self.damage("changed", f"{name} {problem}", index=index, path=name)
 
+    def appended(self, bundle: Tile) -> None:
+        """Report records behind the last one that a bundle's name has room for."""
+        index = bundle.number * TILE_WIDTH + bundle.width
+        name = file_name(bundle)
+        message = f"{name} has more records than its name says: record {index} in it is inserted"
+        self.damage("inserted", message, index=index, path=name)
+
     def tile(self, tile: Tile, signed: Sequence[bytes], found: Sequence[bytes]) -> None:
         """Report a tile that does not have the hashes of what lies below it."""
         name = file_name(tile)

@@ -116,7 +116,11 @@ class Completeness:
                 self._add("unfounded", message, index)
         listener = self._listeners.get(summary.type)
         if listener is not None:
-            listener(index, entry)
+            try:
+                listener(index, entry)
+            except ValueError:
+                message = f"record {index} is a {summary.type} that cannot be read"
+                self._add("unreadable", message, index)
 
     def continue_with(self, report: Report, index: int) -> None:
         """Write what is found from now on into another report; the records before are known."""

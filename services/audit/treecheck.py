@@ -146,7 +146,10 @@ class TreeCheck:
             self._blame.beyond(Tile(0, number, len(row)))
         chosen = chosen[:TILE_WIDTH]
         if bundle is not None and not self._blame.knows(first, width):
-            self._blame.form(bundle[0], problem)
+            if problem and len(entries) > bundle[0].width:
+                self._blame.appended(bundle[0])
+            else:
+                self._blame.form(bundle[0], problem)
         if tile is not None:
             self._blame.form(tile[0], tile_problem)
         self._check_narrower_bundles(number, chosen)

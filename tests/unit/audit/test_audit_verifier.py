@@ -230,7 +230,8 @@ def test_a_link_in_a_files_place_is_named(log: Path, tmp_path: Path) -> None:
         ("000", 0, lambda e: e.__delitem__(slice(0, 10)), "missing", 0),
         ("002.p/88", 512, lambda e: e.__delitem__(slice(80, 88)), "truncated", 592),
         ("002.p/88", 512, lambda e: e.__setitem__(87, entry(9_999).data), "changed", 599),
-        ("002.p/88", 512, lambda e: e.append(entry(9_999).data), "changed", 512),
+        ("002.p/88", 512, lambda e: e.append(entry(9_999).data), "inserted", 600),
+        ("001", 256, lambda e: e.append(entry(9_999).data), "inserted", 512),
     ],
 )
 def test_each_kind_of_edit_is_named_with_its_first_record(  # noqa: PLR0913, PLR0917 - a table
