@@ -1,5 +1,6 @@
 """Idempotency: nothing is there twice, and nothing that a peer chooses makes a record vanish."""
 
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 
@@ -14,8 +15,13 @@ from services.audit.layout import Layout
 from services.audit.ports import Entry
 from services.audit.record import RecordId
 from services.audit.seen import Intervals
+from services.audit.signatures import load_keys
 from services.audit.tiles import TileDirectory
-from services.common.errors import AlreadyExists
+from services.audit.verifier import verify
+from services.common.errors import AlreadyExists, PermissionDenied
+from tests.fakes.auditlog import EPOCH, RunningLog, record, running_log
+from weaver.audit.v1 import audit_service_pb2 as pb
+from weaver.audit.v1 import record_pb2
 
 
 def leaf(record_id: RecordId, content: str = "") -> bytes:
@@ -249,3 +255,44 @@ def test_a_memory_of_another_log_is_not_believed(tmp_path: Path) -> None:
     identities.save(layout, Snapshot(500, [("gateway-1", 1, [1, 400])], []))
     known = identities.load(layout, TileDirectory(layout.log, layout.scratch), 0, [])
     assert known.find(RecordId(1, "gateway-1", 5), b"") is None
+
+
+async def test_retries_are_recognised_after_a_flood_of_another_peer_and_a_restart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(identities, "Deduplication", partial(Deduplication, window=50))
+    started = record_pb2.EVENT_TYPE_DEGRADED_ENTERED
+
+    async def flood(running: RunningLog, epoch: int) -> None:
+        events = [
+            record(i, instance="ratelimit-0", event_type=started, epoch=epoch)
+            for i in range(1, 201)
+        ]
+        request = pb.AppendRecordsRequest(records=events)
+        await running.stub_of("ratelimit").AppendRecords(request)
+
+    async with running_log(tmp_path) as running:
+        first = await running.append([record(i) for i in (1, 2, 4)])
+        await flood(running, EPOCH)
+        assert await running.append([record(1)]) == first[:1]
+    async with running_log(tmp_path) as running:
+        assert await running.append([record(i) for i in (1, 2, 4)]) == first
+        await running.append([record(i) for i in range(5, 105)])
+    async with running_log(tmp_path) as running:
+        await flood(running, EPOCH + 1)
+        for old in (1, 2, 4, 20):
+            with pytest.raises(AlreadyExists, match="came before"):
+                await running.append([record(old)])
+        await running.append([record(3)])
+    report = verify(running.log, load_keys(Layout(running.log).keys))
+    assert report.findings == []
+
+
+async def test_one_peer_cannot_take_the_ids_of_another(tmp_path: Path) -> None:
+    async with running_log(tmp_path) as running:
+        mine = record(1, event_type=record_pb2.EVENT_TYPE_DEGRADED_ENTERED)
+        with pytest.raises(PermissionDenied):
+            await running.stub_of("ratelimit").AppendRecords(
+                pb.AppendRecordsRequest(records=[mine])
+            )
+        assert await running.append([record(1)]) == [3]
