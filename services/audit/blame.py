@@ -183,13 +183,10 @@ def _difference(one: Sequence[bytes], other: Sequence[bytes]) -> int:
 
 
 def _kind(found: list[bytes], signed: list[bytes], *, last: bool) -> Damage:
-    shifted = _shift(found, signed)
-    if shifted is not None:
-        return shifted
     extra = Counter(found) - Counter(signed)
     lacking = Counter(signed) - Counter(found)
     if extra and lacking:
-        return "changed"
+        return _shift(found, signed) or "changed"
     if extra:
         return "inserted"
     if lacking:
