@@ -202,11 +202,9 @@ def _shift(found: list[bytes], signed: list[bytes]) -> Damage | None:
     """
     at = _difference(found, signed)
     length = len(signed)
-    if len(found) != length:
-        return None
     for by in range(1, length - at):
         if found[at : length - by] == signed[at + by :]:
             return "missing"
-        if found[at + by :] == signed[at : length - by]:
+        if found[at + by : length] == signed[at : length - by]:
             return "inserted"
     return None

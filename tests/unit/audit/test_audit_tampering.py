@@ -79,6 +79,7 @@ def test_deleted_records_are_missing_or_truncated(size: int, place: float, count
 @given(size=sizes, place=places, count=st.sampled_from([1, 2]))
 @example(size=65_537, place=0.001, count=1)
 @example(size=600, place=0.0, count=2)
+@example(size=257, place=0.1, count=2)
 def test_deleted_records_are_missing_also_when_all_others_move_up(
     size: int, place: float, count: int
 ) -> None:
