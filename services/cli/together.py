@@ -44,7 +44,7 @@ async def start() -> Stop:
             ratelimit_settings, stack, channel_to(audit, "ratelimit")
         )
         handles.append(await host(ratelimit, ratelimit_settings, stack))
-        model = await model_wiring.build(model_settings, stack)
+        model = await model_wiring.build(model_settings, stack, channel_to(audit, "model"))
         handles.append(await host(model, model_settings, stack))
         neighbours = gateway_wiring.Neighbours(
             ratelimit=channel_to(ratelimit, "gateway"),

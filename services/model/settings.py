@@ -30,6 +30,11 @@ class ModelSettings(CommonSettings):
         validation_alias="WEAVER_MODEL_ALLOWED_CLIENTS",
         description="The services that may call, by the name in their certificate.",
     )
+    audit_address: str = Field(
+        "127.0.0.1:8003",
+        validation_alias="WEAVER_AUDIT_ADDRESS",
+        description="Where the audit service is; empty: the service's own events are not recorded.",
+    )
     provider: ProviderName = Field(
         "stub",
         validation_alias="WEAVER_MODEL_PROVIDER",

@@ -4,9 +4,11 @@ from contextlib import AsyncExitStack
 
 from prometheus_client import CollectorRegistry
 
+from services.common.audit_trail import open_trail
 from services.common.clock import Clock, SystemClock
 from services.common.component import Component
 from services.common.health import Health
+from services.common.local import LocalChannel
 from services.model.credential import Credential
 from services.model.generation import Generator
 from services.model.metrics import ProviderMetrics
@@ -30,9 +32,25 @@ _HEADERS = (
 )
 
 
-async def build(settings: ModelSettings, stack: AsyncExitStack) -> Component:
-    """Return the service, ready to be served; the stack closes its connections."""
+async def build(
+    settings: ModelSettings, stack: AsyncExitStack, audit_channel: LocalChannel | None = None
+) -> Component:
+    """Return the service, ready to be served; the stack closes its connections.
+
+    Args:
+        settings: the service's.
+        stack: closes what is opened.
+        audit_channel: reaches the audit service; None opens one to its address.
+    """
     clock = SystemClock()
+    open_trail(
+        "model",
+        settings,
+        stack,
+        address=settings.audit_address,
+        channel=audit_channel,
+        clock=clock,
+    )
     health = Health()
     registry = CollectorRegistry()
     provider = _provider(settings, clock, stack)

@@ -1,8 +1,6 @@
 """From settings to a component: the store, the limiter, and who is told when the store is down."""
 
-import os
 import secrets
-import socket
 import ssl
 from contextlib import AsyncExitStack
 from functools import partial
@@ -11,14 +9,13 @@ from typing import Any
 import grpc
 from prometheus_client import CollectorRegistry
 
-from services.common.channel import call, open_channel
+from services.common.audit_trail import AuditTrail, open_trail
 from services.common.clock import SystemClock
 from services.common.component import Component
 from services.common.health import Health
 from services.common.local import LocalChannel
 from services.common.settings import SettingsError, split_address
 from services.ratelimit import defaults
-from services.ratelimit.audit_trail import Append, AuditTrail
 from services.ratelimit.connection import Address
 from services.ratelimit.degradation import Degradation
 from services.ratelimit.envoy import EnvoyServicer
@@ -33,12 +30,9 @@ from services.ratelimit.redis_store import RedisStore
 from services.ratelimit.replicas import Recent
 from services.ratelimit.servicer import RateLimitServicer
 from services.ratelimit.settings import RatelimitSettings
-from weaver.audit.v1 import audit_service_pb2_grpc
 from weaver.ratelimit.v1 import ratelimit_service_pb2_grpc
 
-AUDIT_TIMEOUT_S = 5.0
 SENTINEL_TIMEOUT_S = 0.25
-_APPEND = "/weaver.audit.v1.AuditService/AppendRecords"
 
 
 async def build(
@@ -62,19 +56,14 @@ async def build(
     metrics = Metrics(registry)
     health = Health()
 
-    if audit_channel is None and settings.audit_address:
-        audit_channel = open_channel(
-            settings.audit_address, settings, own="ratelimit", peer="audit", idempotent=(_APPEND,)
-        )
-        stack.push_async_callback(audit_channel.close)
-    instance = f"ratelimit-{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
-    trail = AuditTrail(
-        _append(audit_channel),
-        instance=instance,
+    trail = open_trail(
+        "ratelimit",
+        settings,
+        stack,
+        address=settings.audit_address,
+        channel=audit_channel,
         clock=clock,
     )
-    trail.start()
-    stack.push_async_callback(trail.close)
 
     degradation = Degradation(
         settings.on_store_failure,
@@ -95,7 +84,7 @@ async def build(
         location(settings),
         timeout_s=settings.store_timeout_ms / 1000,
         on_change=degradation.store_changed,
-        name=instance,
+        name=secrets.token_hex(8),
         on_replicas=Recent(replicas_counted, clock).counted,
         on_unfit=degradation.store_examined,
     )
@@ -205,10 +194,3 @@ def _policy(
 def _register(servicer: RateLimitServicer, envoy: EnvoyServicer, server: Any) -> None:  # noqa: ANN401 - a grpc.aio server or a local channel
     ratelimit_service_pb2_grpc.add_RateLimitServiceServicer_to_server(servicer, server)
     envoy.register(server)
-
-
-def _append(channel: Any) -> Append | None:  # noqa: ANN401 - a grpc.aio or a local channel
-    if channel is None:
-        return None
-    stub = audit_service_pb2_grpc.AuditServiceStub(channel)
-    return partial(call, stub.AppendRecords, timeout_s=AUDIT_TIMEOUT_S)

@@ -65,7 +65,7 @@ def starter(kind: str, stack: AsyncExitStack) -> Start:
     """Return what starts the service with changed settings, `local` or over `grpc`."""
 
     async def start(**changes: object) -> Service:
-        settings = load(ModelSettings, mtls_enabled=False, **changes)
+        settings = load(ModelSettings, **{"mtls_enabled": False, "audit_address": "", **changes})
         component = await build(settings, stack)
         if kind == "local":
             local = LocalChannel("gateway")

@@ -99,6 +99,7 @@ def test_the_component_says_that_it_serves(key: str) -> None:
                 model_name="m",
                 endpoint="http://127.0.0.1:1/v1",
                 api_key=key,
+                audit_address="",
             )
             component = await build(settings, stack)
             assert component.name == "model"

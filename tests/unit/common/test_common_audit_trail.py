@@ -5,9 +5,9 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from services.common.audit_trail import AuditTrail
 from services.common.clock import SystemClock
 from services.common.errors import Unavailable
-from services.ratelimit.audit_trail import AuditTrail
 from services.ratelimit.degradation import Degradation
 from weaver.audit.v1 import audit_service_pb2, record_pb2
 

@@ -1,4 +1,4 @@
-"""Sends the service's own events to the audit log, behind everybody's back.
+"""Sends a service's own events to the audit log, behind everybody's back.
 
 A bounded queue and one task: recording never blocks a decision and never fails one. While the audit
 service is away, records wait; when the queue is full the oldest is dropped and the next one sent
@@ -7,23 +7,35 @@ hole.
 """
 
 import asyncio
+import os
+import re
+import secrets
+import socket
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
+from functools import partial
+from typing import Any
 
 import structlog
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from services.common.channel import call, open_channel
 from services.common.clock import Clock
-from weaver.audit.v1 import audit_service_pb2, record_pb2
+from services.common.fingerprint import start_attributes
+from services.common.settings import CommonSettings
+from weaver.audit.v1 import audit_service_pb2, audit_service_pb2_grpc, record_pb2
 
 log = structlog.get_logger()
 
 Append = Callable[[audit_service_pb2.AppendRecordsRequest], Awaitable[object]]
 
+TIMEOUT_S = 5.0
+_APPEND = "/weaver.audit.v1.AuditService/AppendRecords"
+
 
 class AuditTrail:
-    """Records degradation and changes of policy in the audit log.
+    """Records starts and ends, degradation and changes of policy in the audit log.
 
     Args:
         append: calls `AuditService.AppendRecords`; None when there is no audit service.
@@ -44,7 +56,7 @@ class AuditTrail:
     ) -> None:
         """See the class."""
         self._append = append
-        self._instance = instance
+        self.instance = instance
         self._clock = clock
         self._epoch = int(clock.time() * 1000)
         self._sequence = 0
@@ -72,6 +84,14 @@ class AuditTrail:
         await asyncio.gather(self._sender, return_exceptions=True)
         if self._waiting:
             log.warning("audit_records_lost", count=len(self._waiting))
+
+    def started(self, attributes: Mapping[str, str]) -> None:
+        """Record that the service started; see `services.common.fingerprint`."""
+        self._record(record_pb2.EVENT_TYPE_SERVICE_STARTED, attributes)
+
+    def stopped(self, attributes: Mapping[str, str]) -> None:
+        """Record that the service stops."""
+        self._record(record_pb2.EVENT_TYPE_SERVICE_STOPPED, attributes)
 
     def degraded(self, *, entered: bool, attributes: Mapping[str, str]) -> None:
         """Record that the service goes on without a dependency, or has it back."""
@@ -111,7 +131,7 @@ class AuditTrail:
         """Send one record until it is acknowledged."""
         self._sequence += 1
         record.id.CopyFrom(
-            record_pb2.RecordId(instance=self._instance, epoch=self._epoch, sequence=self._sequence)
+            record_pb2.RecordId(instance=self.instance, epoch=self._epoch, sequence=self._sequence)
         )
         if self._dropped:
             record.attributes["dropped_before"] = str(self._dropped)
@@ -127,3 +147,39 @@ class AuditTrail:
                 delay = min(delay * 2, self._retry_s)
             else:
                 return
+
+
+def open_trail(  # noqa: PLR0913 - what a trail is made of
+    name: str,
+    settings: CommonSettings,
+    stack: AsyncExitStack,
+    *,
+    address: str,
+    channel: Any = None,  # noqa: ANN401 - a grpc.aio or a local channel
+    clock: Clock,
+) -> AuditTrail:
+    """Return a service's trail, begun with its start; the stack ends it with its end.
+
+    Args:
+        name: the service's, as its certificate carries it.
+        settings: the service's.
+        stack: closes what is opened.
+        address: where the audit service is; empty for nowhere: nothing is recorded.
+        channel: reaches the audit service; None opens one to the address.
+        clock: dates the records.
+    """
+    if channel is None and address:
+        channel = open_channel(address, settings, own=name, peer="audit", idempotent=(_APPEND,))
+        stack.push_async_callback(channel.close)
+    append = None
+    if channel is not None:
+        stub: Any = audit_service_pb2_grpc.AuditServiceStub(channel)
+        append = partial(call, stub.AppendRecords, timeout_s=TIMEOUT_S)
+    host = re.sub(r"[^A-Za-z0-9.-]", "-", socket.gethostname())[:64]
+    instance = f"{name}-{host}-{os.getpid()}-{secrets.token_hex(2)}"
+    trail = AuditTrail(append, instance=instance, clock=clock)
+    trail.start()
+    trail.started(start_attributes(name, settings))
+    stack.push_async_callback(trail.close)
+    stack.callback(trail.stopped, {"service": name})
+    return trail
