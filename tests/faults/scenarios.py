@@ -23,6 +23,7 @@ LEVEL_2 = 256 * 256
 OWN_RECORDS = 5
 """What the service wrote into the log before: two keys, a start, an end, a start."""
 MANY = 1_000
+_ROOM = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Scenario:
     @contextlib.contextmanager
     def directory(self) -> Iterator[Path]:
         """Yield a fresh state directory, always at the same length of path."""
-        with tempfile.TemporaryDirectory(prefix="weaver-faults-") as scratch:
+        with tempfile.TemporaryDirectory(prefix="weaver-faults-", dir=_scratch()) as scratch:
             state = Path(scratch) / "state"
             if self.template:
                 shutil.copytree(_template(self.template), state)
@@ -59,6 +60,14 @@ class Scenario:
     def run(self, state: Path, pipe: int) -> None:
         """Run it in this process."""
         workload.run(state, self.script, workload.writer(pipe), starts=self.starts)
+
+
+@cache
+def _scratch() -> str | None:
+    """Return a place in memory where there is room: what a kill leaves is the same, only sooner."""
+    memory = Path("/dev/shm")  # noqa: S108 - what is made there has a name of its own
+    roomy = memory.is_dir() and shutil.disk_usage(memory).free > _ROOM
+    return str(memory) if roomy and os.access(memory, os.W_OK) else None
 
 
 async def _recover(client: Client) -> None:
@@ -94,7 +103,7 @@ SCENARIOS = {
 @cache
 def _template(name: str) -> Path:
     """Return a directory that scenarios copy; made once a run."""
-    scratch = tempfile.TemporaryDirectory(prefix="weaver-faults-")
+    scratch = tempfile.TemporaryDirectory(prefix="weaver-faults-", dir=_scratch())
     _KEPT.append(scratch)
     state = Path(scratch.name) / "state"
     state.mkdir()
