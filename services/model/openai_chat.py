@@ -11,7 +11,7 @@ import msgspec
 from services.common.errors import InvalidArgument
 from services.model import splice
 from services.model.call import Facts, Usage
-from services.model.failure import ProviderError, failed
+from services.model.failure import failed
 from services.model.sse import Event
 
 MAX_HELD_BYTES = 2 * 1024 * 1024
@@ -38,7 +38,7 @@ class _Usage(msgspec.Struct, gc=False):
 
     def counted(self) -> Usage | None:
         """Return the counts; None where a count that is charged cannot be true."""
-        prompt, completion = _count(self.prompt_tokens), _count(self.completion_tokens)
+        prompt, completion = count(self.prompt_tokens), count(self.completion_tokens)
         if prompt is None or completion is None:
             return None
         cached = self.prompt_tokens_details or _Cached()
@@ -46,9 +46,9 @@ class _Usage(msgspec.Struct, gc=False):
         return Usage(
             prompt,
             completion,
-            _count(cached.cached_tokens) or 0,
-            _count(cached.cache_write_tokens) or 0,
-            _count(reasoned.reasoning_tokens) or 0,
+            count(cached.cached_tokens) or 0,
+            count(cached.cache_write_tokens) or 0,
+            count(reasoned.reasoning_tokens) or 0,
         )
 
 
@@ -270,11 +270,6 @@ class StreamWatch:
         self.ending = b"".join((*self._held, raw))
 
 
-def premature() -> ProviderError:
-    """Return the failure of a stream that ends without its terminator."""
-    return failed("The provider's stream ends before the answer is complete.")
-
-
 def _spoken_bytes(body: bytes) -> int:
     try:
         spoken = _decode_spoken(body)
@@ -287,7 +282,7 @@ def _size(value: Any) -> int:  # noqa: ANN401 - text or any JSON
     return len(value.encode()) if isinstance(value, str) else len(msgspec.json.encode(value))
 
 
-def _count(tokens: float | None) -> int | None:
+def count(tokens: float | None) -> int | None:
     """Return a provider's count; None for one that cannot be true."""
     if tokens is None:
         return 0

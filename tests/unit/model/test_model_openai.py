@@ -9,8 +9,9 @@ import pytest
 from services.common.errors import DeadlineExceeded, InvalidArgument, Unavailable
 from services.model.call import Call, Chunk, Dialect, Usage
 from services.model.credential import Credential
+from services.model.event_stream import EventStream
 from services.model.failure import ProviderError
-from services.model.providers.openai import OpenAI, OpenAIStream
+from services.model.providers.openai import OpenAI
 from services.model.upstream import Endpoint, Limits
 from tests.fakes.instant import LoopClock, run
 from tests.fakes.wire import Canned, Piece, Wire
@@ -45,7 +46,7 @@ def events(*pieces: Piece, **changes: str) -> Canned:
     return Canned(pieces=pieces, content_type=changes.get("content_type", "text/event-stream"))
 
 
-async def collect(stream: OpenAIStream) -> tuple[list[Chunk], ProviderError | None]:
+async def collect(stream: EventStream) -> tuple[list[Chunk], ProviderError | None]:
     chunks = []
     try:
         while (chunk := await stream.read()) is not None:
@@ -183,7 +184,7 @@ def test_a_stream_passes_events_as_they_arrive_and_its_ending_at_once() -> None:
 def test_a_stream_asks_for_usage_and_takes_it_out_again() -> None:
     wire = Wire(events(WORD, FINISH + USAGE + DONE))
 
-    async def main() -> OpenAIStream:
+    async def main() -> EventStream:
         stream = await provider(wire).open(call(STREAM))
         chunks, _ = await collect(stream)
         assert chunks[-1] == Chunk(FINISH + DONE, terminal=True)

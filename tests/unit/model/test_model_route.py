@@ -4,7 +4,7 @@ import pytest
 
 from services.common.errors import NotFound, Unimplemented
 from services.model.call import Dialect
-from services.model.headers import from_provider, to_provider
+from services.model.headers import TO_OPENAI, from_provider, to_provider
 from services.model.providers.stub import Stub
 from services.model.route import Route, Routes, Target
 from services.model.usage import Prices
@@ -48,7 +48,7 @@ def test_credentials_and_unknown_headers_do_not_reach_the_provider() -> None:
         ("openai-beta", ""),
     )
 
-    assert to_provider(sent) == (("openai-organization", "org"),)
+    assert to_provider(sent, TO_OPENAI) == (("openai-organization", "org"),)
 
 
 def test_cookies_and_account_names_do_not_reach_the_client() -> None:
