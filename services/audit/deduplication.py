@@ -49,11 +49,12 @@ class Snapshot(msgspec.Struct, array_like=True):
 class _Stream:
     """The ids of one boot of one instance."""
 
-    __slots__ = ("boot", "old", "places")
+    __slots__ = ("boot", "old", "peer", "places")
 
-    def __init__(self, boot: _Boot, old: Intervals) -> None:
+    def __init__(self, boot: _Boot, peer: "_Peer", old: Intervals) -> None:
         """`old` are the sequence numbers from before the window."""
         self.boot = boot
+        self.peer = peer
         self.old = old
         self.places: dict[int, bytes] = {}
         """Leaf hash and index of each sequence number in the window."""
@@ -109,14 +110,11 @@ class Deduplication:
     def add(self, record_id: RecordId, index: int, leaf: bytes) -> None:
         """Remember a record; nothing is forgotten before `settle`."""
         boot = (record_id.instance, record_id.epoch)
-        peer = self._peer(record_id.instance)
-        stream = self._streams.get(boot)
-        if stream is None:
-            stream = self._streams[boot] = _Stream(boot, Intervals())
-        elif not stream.places:
-            peer.idle.pop(boot, None)
+        stream = self._streams.get(boot) or self._stream(boot, Intervals())
+        if not stream.places:
+            stream.peer.idle.pop(boot, None)
         stream.places[record_id.sequence] = leaf + index.to_bytes(_INDEX_SIZE, "big")
-        peer.window.append((stream, record_id.sequence))
+        stream.peer.window.append((stream, record_id.sequence))
 
     def take_back(self, first: int) -> None:
         """Forget the records from an index on, since they did not become durable."""
@@ -157,11 +155,8 @@ class Deduplication:
     def restore(self, snapshot: Snapshot) -> None:
         """Begin with what a snapshot holds; the records of its windows are to be seeded."""
         for instance, epoch, pairs in snapshot.boots:
-            stream = _Stream((instance, epoch), Intervals(pairs))
-            self._streams[stream.boot] = stream
-            peer = self._peer(instance)
-            peer.intervals += len(stream.old)
-            peer.idle[stream.boot] = None
+            stream = self._stream((instance, epoch), Intervals(pairs))
+            stream.peer.idle[stream.boot] = None
 
     def seed(self, records: Iterable[tuple[int, RecordId, bytes]], *, whole: bool = True) -> None:
         """Take records of the log, with their indexes and leaf hashes, oldest first.
@@ -176,19 +171,20 @@ class Deduplication:
             boot = (record_id.instance, record_id.epoch)
             stream = self._streams.get(boot)
             if stream is None and not whole and record_id.sequence > 1:
-                old = Intervals((1, record_id.sequence - 1))
-                stream = self._streams[boot] = _Stream(boot, old)
-                self._peer(record_id.instance).intervals += 1
+                stream = self._stream(boot, Intervals((1, record_id.sequence - 1)))
             if stream is None or record_id.sequence not in stream.old:
                 self.add(record_id, index, leaf)
                 self.settle()
 
-    def _peer(self, instance: str) -> _Peer:
-        name = instance.partition("-")[0]
+    def _stream(self, boot: _Boot, old: Intervals) -> _Stream:
+        """Begin to remember a boot; the peer is the first part of its instance's name."""
+        name = boot[0].partition("-")[0]
         peer = self._peers.get(name)
         if peer is None:
             peer = self._peers[name] = _Peer()
-        return peer
+        peer.intervals += len(old)
+        stream = self._streams[boot] = _Stream(boot, peer, old)
+        return stream
 
     def _rest(self, peer: _Peer, stream: _Stream) -> None:
         """Keep a boot that has nothing in the window, as long as there is room."""
