@@ -83,7 +83,23 @@ def verify_receipt(
         NoteError: the proof does not lead from the record to the checkpoint, a known key's
             signature is bad, or no known key signed.
     """
-    checkpoint, note = receipt.checkpoint.checkpoint, receipt.checkpoint.note
+    checkpoint = receipt.checkpoint.checkpoint
+    signers = check_signed(receipt.checkpoint, keys)
+    if not verify_inclusion(
+        leaf_hash(entry), receipt.index, checkpoint.size, receipt.proof, checkpoint.root
+    ):
+        msg = f"the proof does not show this record at index {receipt.index}"
+        raise NoteError(msg)
+    return signers
+
+
+def check_signed(signed: SignedCheckpoint, keys: Sequence[VerifierKey]) -> list[VerifierKey]:
+    """Return the keys that signed a checkpoint, of those given.
+
+    Raises:
+        NoteError: a known key's signature is bad, or no known key signed.
+    """
+    checkpoint, note = signed
     known = {(key.name, key.key_id): key for key in keys if key.name == checkpoint.origin}
     signers = []
     for line in note.signatures:
@@ -95,12 +111,7 @@ def verify_receipt(
             raise NoteError(msg)
         signers.append(key)
     if not signers:
-        msg = f"no given key of {checkpoint.origin} signed the receipt"
-        raise NoteError(msg)
-    if not verify_inclusion(
-        leaf_hash(entry), receipt.index, checkpoint.size, receipt.proof, checkpoint.root
-    ):
-        msg = f"the proof does not show this record at index {receipt.index}"
+        msg = f"no given key of {checkpoint.origin} signed it"
         raise NoteError(msg)
     return signers
 

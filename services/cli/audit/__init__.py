@@ -5,9 +5,18 @@ Exit codes: 0 good, 1 damaged or not proven, 2 called in a wrong way. One group 
 
 import typer
 
-from services.cli.audit import archive, erasure, listing, prune, receipts, verification, witness
+from services.cli.audit import (
+    archive,
+    erasure,
+    exporting,
+    listing,
+    prune,
+    receipts,
+    verification,
+    witness,
+)
 
 app = typer.Typer(name="audit", help="Verify and read the audit log.", no_args_is_help=True)
 
-for _group in (verification, listing, receipts, witness, archive, prune, erasure):
+for _group in (verification, listing, exporting, receipts, witness, archive, prune, erasure):
     app.add_typer(_group.app)

@@ -1,16 +1,23 @@
 """`weaver audit list` and `show`: the records of a log."""
 
 import sys
-from datetime import UTC, datetime
-from typing import Annotated, get_args
+from typing import Annotated
 
 import msgspec
 import typer
 from rich.table import Table
 
-from services.audit.index import Filter
-from services.audit.record import EventType, decode
-from services.cli.audit.options import AsJSON, PlaceOption, console, usage
+from services.audit.record import decode
+from services.cli.audit.filters import (
+    RequestOption,
+    SinceOption,
+    SubjectOption,
+    TenantOption,
+    TypeOption,
+    UntilOption,
+    filter_of,
+)
+from services.cli.audit.options import AsJSON, PlaceOption, console
 from services.cli.audit.places import CAFile, reading
 
 app = typer.Typer()
@@ -20,32 +27,19 @@ app = typer.Typer()
 def list_command(  # noqa: PLR0913, PLR0917 - each is an option
     log: PlaceOption = None,
     ca: CAFile = None,
-    request_id: Annotated[str, typer.Option(help="Records of this request.")] = "",
-    tenant: Annotated[str, typer.Option(help="Records of this tenant.")] = "",
-    subject: Annotated[str, typer.Option(help="Records of this subject.")] = "",
-    event_type: Annotated[
-        list[str] | None, typer.Option("--type", help="Records of this type; repeatable.")
-    ] = None,
-    since: Annotated[str, typer.Option(help="At or after this time (RFC 3339).")] = "",
-    until: Annotated[str, typer.Option(help="Before this time (RFC 3339).")] = "",
+    request_id: RequestOption = "",
+    tenant: TenantOption = "",
+    subject: SubjectOption = "",
+    event_type: TypeOption = None,
+    since: SinceOption = "",
+    until: UntilOption = "",
     limit: Annotated[int, typer.Option(min=1, help="At most this many.")] = 20,
     page: Annotated[str, typer.Option(help="Go on where a page ended; it says with what.")] = "",
     ascending: Annotated[bool, typer.Option("--ascending", help="Oldest first.")] = False,  # noqa: FBT002
     as_json: AsJSON = False,  # noqa: FBT002
 ) -> None:
     """List records, newest first."""
-    for name in event_type or ():
-        if name not in get_args(EventType):
-            usage(f"--type: {name!r} is none of {', '.join(get_args(EventType))}")
-    wanted = Filter(
-        tenant=tenant,
-        subject=subject,
-        pseudonyms=(subject,) if subject else (),
-        request_id=request_id,
-        types=tuple(event_type or ()),
-        start_time=_time("--since", since),
-        end_time=_time("--until", until),
-    )
+    wanted = filter_of(request_id, tenant, subject, event_type, since, until)
     with reading(log, ca) as offline:
         found = offline.page(wanted, limit=limit, token=page, ascending=ascending)
     if as_json:
@@ -74,18 +68,6 @@ def show_command(
         sys.stdout.buffer.write(entry)
     else:
         sys.stdout.write(msgspec.json.format(entry, indent=2).decode() + "\n")
-
-
-def _time(option: str, text: str) -> str:
-    """Return a time as records write it."""
-    if not text:
-        return ""
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        usage(f"{option}: {text!r} is no RFC 3339 time")
-    moment = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
-    return moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 def _row(index: int, entry: bytes) -> tuple[str, ...]:
