@@ -135,8 +135,10 @@ class Limiter:
                 self._observer.shadow_refused(rule)
         return decisions
 
-    async def settle(self, settlements: Sequence[Settlement]) -> list[Settled]:
-        """Replace bounds by real usage, in one round trip.
+    async def settle(
+        self, settlements: Sequence[Settlement], *, look: bool = True
+    ) -> list[Settled]:
+        """Replace bounds by real usage, in one round trip; `look` at how the rules stand then.
 
         Raises:
             Unavailable: the store is down and that means `deny`.
@@ -151,16 +153,14 @@ class Limiter:
         results = []
         for item, call, outcomes in zip(settlements, plans, answers, strict=True):
             known = outcomes[-1].status is Status.DONE
-            if known:
-                beyond = decision.beyond_bound(call.groups, outcomes)
-                for unit, amount in beyond.items():
-                    self._observer.used_beyond_bound(unit.value, amount)
-            else:
-                beyond = {}
+            beyond = decision.beyond_bound(call.groups, outcomes) if known else {}
+            for unit, amount in beyond.items():
+                self._observer.used_beyond_bound(unit.value, amount)
             if not known and source == "store" and self._on_store_failure == "local":
                 here = settling(self._share, item).operations
                 known = (await self._local.apply(here))[-1].status is Status.DONE
-            results.append(Settled(known, decision.standings(call.groups, outcomes), beyond))
+            found = decision.standings(call.groups, outcomes) if look else ()
+            results.append(Settled(known, found, beyond))
         return results
 
     async def renew(self, renewals: Sequence[Renewal]) -> list[int]:
@@ -262,6 +262,8 @@ class Limiter:
             outcomes = await self._local.apply([one for call in plans for one in call.operations])
         else:
             self._observer.store_answered(self._clock.monotonic() - started)
+        if len(outcomes) == len(plans):
+            return plans, [(outcome,) for outcome in outcomes], policy, source
         answers, at = [], 0
         for call in plans:
             answers.append(outcomes[at : at + len(call.groups)])

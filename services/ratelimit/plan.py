@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from services.ratelimit.policy import Group, Policy, account_of
+from services.ratelimit.policy import Group, Policy, digest
 from services.ratelimit.ports import Caller, Operation, Outcome, Status, Verb
 
 
@@ -62,17 +62,15 @@ def groups_of(policy: Policy, caller: Caller, model: str | None) -> tuple[Group,
     return policy.groups(caller.tenant, caller.issuer, caller.subject, caller.roles, model)
 
 
-def _operation(  # noqa: PLR0913 - the fields of an operation
+def _operation(
     verb: Verb,
     group: Group,
     identity: bytes,
     amounts: Sequence[int] | None = None,
     time_to_live_us: int = 0,
-    *,
-    marked: bool = True,
 ) -> Operation:
     asked = group.rules.nothing if amounts is None else amounts
-    return Operation(verb, group.account, identity, group.rules, asked, time_to_live_us, marked)
+    return Operation(verb, group.account, identity, group.rules, asked, time_to_live_us)
 
 
 def _identities(groups: Sequence[Group], caller: Caller, id_: bytes) -> list[bytes]:
@@ -80,7 +78,7 @@ def _identities(groups: Sequence[Group], caller: Caller, id_: bytes) -> list[byt
     own = caller.peer.encode() + b":" + id_
     if len(groups) == 1:
         return [own]
-    shared = b":" + account_of(groups[-1].account.decode(), caller.peer, id_.hex())
+    shared = b":" + digest(groups[-1].account, caller.peer.encode(), id_)
     return [shared] * (len(groups) - 1) + [own]
 
 
@@ -88,27 +86,35 @@ def reserving(policy: Policy, item: Reservation) -> Call:
     """Return what a reservation asks: several accounts prepare, one alone takes at once."""
     groups = groups_of(policy, item.caller, item.model)
     verb = Verb.RESERVE if len(groups) == 1 else Verb.PREPARE
-    operations = []
-    for group, identity in zip(groups, _identities(groups, item.caller, item.id), strict=True):
-        amounts = group.rules.amounts(
-            requests=item.requests, tokens=item.tokens, cost_micros=item.cost_micros, slots=1
+    own = groups[-1]
+    operations = [
+        Operation(
+            verb,
+            group.account,
+            identity,
+            group.rules,
+            group.rules.amounts(item.requests, item.tokens, item.cost_micros, 1),
+            item.time_to_live_us,
+            group is own,
         )
-        own = group is groups[-1]
-        ttl_us = item.time_to_live_us
-        operations.append(_operation(verb, group, identity, amounts, ttl_us, marked=own))
+        for group, identity in zip(groups, _identities(groups, item.caller, item.id), strict=True)
+    ]
     return Call(groups, operations)
 
 
 def settling(policy: Policy, item: Settlement) -> Call:
     """Return what a settlement asks."""
     groups = groups_of(policy, item.caller, item.model)
+    own = groups[-1]
     operations = [
-        _operation(
+        Operation(
             Verb.SETTLE,
-            group,
+            group.account,
             identity,
-            group.rules.amounts(tokens=item.tokens, cost_micros=item.cost_micros),
-            marked=group is groups[-1],
+            group.rules,
+            group.rules.amounts(0, item.tokens, item.cost_micros),
+            0,
+            group is own,
         )
         for group, identity in zip(groups, _identities(groups, item.caller, item.id), strict=True)
     ]

@@ -71,7 +71,7 @@ class Policy(msgspec.Struct, frozen=True, dict=True):
         return RuleSet(self.rules) if plain and len(names) == len(self.rules) else None
 
     @cached_property
-    def _groups(self) -> dict[tuple[str, str, str, Sequence[str], str | None], tuple[Group, ...]]:
+    def _groups(self) -> dict[tuple[object, ...], tuple[Group, ...]]:
         return {}
 
     def groups(
@@ -87,9 +87,9 @@ class Policy(msgspec.Struct, frozen=True, dict=True):
         The caller's own is always there, also without rules: it knows the reservation. No model
         (None) asks for the rules of every model, those of one model's ceiling left out.
         """
-        if self.own is not None:
-            return (Group(account_of("principal", tenant, issuer, subject), self.own),)
-        call = (tenant, issuer, subject, roles, model)
+        call: tuple[object, ...] = (tenant, issuer, subject)
+        if self.own is None:
+            call = (tenant, issuer, subject, roles, model)
         found = self._groups.get(call)
         if found is None:
             if len(self._groups) >= CACHED_CALLS:
@@ -100,6 +100,9 @@ class Policy(msgspec.Struct, frozen=True, dict=True):
     def _find(
         self, tenant: str, issuer: str, subject: str, roles: tuple[str, ...], model: str | None
     ) -> tuple[Group, ...]:
+        if self.own is not None:
+            return (Group(account_of("principal", tenant, issuer, subject), self.own),)
+
         def choose(scope: Scope, counted: tuple[str, ...] = roles) -> RuleSet:
             chosen: dict[str, Rule] = {}
             for asked in (model,) if model is not None else ("", None):
@@ -125,6 +128,10 @@ class Policy(msgspec.Struct, frozen=True, dict=True):
 @lru_cache(maxsize=16_384)
 def account_of(*names: str) -> bytes:
     """Name an account; what it is made of cannot be read from it."""
-    text = b"".join(len(name.encode()).to_bytes(4) + name.encode() for name in names)
-    digest = hashlib.blake2b(text, digest_size=16).digest()
-    return base64.urlsafe_b64encode(digest).rstrip(b"=")
+    return digest(*(name.encode() for name in names))
+
+
+def digest(*parts: bytes) -> bytes:
+    """Return a name for some parts: 22 letters, another for whatever else they could be cut to."""
+    text = b"".join(len(part).to_bytes(4) + part for part in parts)
+    return base64.urlsafe_b64encode(hashlib.blake2b(text, digest_size=16).digest()).rstrip(b"=")

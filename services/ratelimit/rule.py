@@ -135,6 +135,11 @@ class Rule(msgspec.Struct, frozen=True, dict=True):
             return DAY_S if self.period == "day" else 30 * DAY_S
         return self.burst / self.rate_per_s if self.rate_per_s else 0.0
 
+    @cached_property
+    def descriptions(self) -> dict[tuple[str, int | None], bytes]:
+        """What a servicer keeps of how it describes the rule."""
+        return {}
+
     def share(self, replicas: int) -> "Rule":
         """Return one replica's part of the rule; the burst stays at least 1."""
         return msgspec.structs.replace(
@@ -158,16 +163,16 @@ class RuleSet(msgspec.Struct, frozen=True, dict=True):
     rules: tuple[Rule, ...]
 
     def amounts(
-        self, *, requests: int = 0, tokens: int = 0, cost_micros: int = 0, slots: int = 0
+        self, requests: int = 0, tokens: int = 0, cost_micros: int = 0, slots: int = 0
     ) -> list[int]:
         """Return what a call asks of each rule, in parts."""
-        asked = {
-            Unit.REQUESTS: requests,
-            Unit.TOKENS: tokens,
-            Unit.COST: cost_micros,
-            Unit.CONCURRENCY: slots,
-        }
-        return [asked[rule.unit] * rule.scale for rule in self.rules]
+        asked = (requests, tokens, cost_micros, slots)
+        return [asked[unit] * scale for unit, scale in self._parts]
+
+    @cached_property
+    def _parts(self) -> list[tuple[int, int]]:
+        units = (Unit.REQUESTS, Unit.TOKENS, Unit.COST, Unit.CONCURRENCY)
+        return [(units.index(rule.unit), rule.scale) for rule in self.rules]
 
     @cached_property
     def nothing(self) -> list[int]:

@@ -12,7 +12,7 @@ from services.ratelimit.limiter import Limiter
 from services.ratelimit.peers import allowed_peer
 from services.ratelimit.plan import Renewal, Reservation, Settlement
 from services.ratelimit.ports import Caller
-from services.ratelimit.rule import MAX_AMOUNT, MAX_COST, Scope, Unit
+from services.ratelimit.rule import MAX_AMOUNT, MAX_COST, Rule, Scope, Unit
 from weaver.common.v1 import identity_pb2
 from weaver.ratelimit.v1 import ratelimit_service_pb2 as pb
 from weaver.ratelimit.v1 import ratelimit_service_pb2_grpc as rpc
@@ -22,6 +22,7 @@ MAX_TIME_TO_LIVE_S = 3_600
 DEFAULT_TIME_TO_LIVE_US = 60_000_000
 
 _ID_BYTES = 16
+_KEPT_DESCRIPTIONS = 1_000
 _MODEL_CHARACTERS = 256
 _UNITS = {
     Unit.REQUESTS: pb.UNIT_REQUESTS,
@@ -100,7 +101,8 @@ class RateLimitServicer(rpc.RateLimitServiceServicer):
             [
                 _settlement(item, peer, f"requests[{index}].")
                 for index, item in enumerate(request.requests)
-            ]
+            ],
+            look=False,
         )
         return pb.BatchSettleResponse(responses=[_settle_response(result) for result in results])
 
@@ -237,14 +239,19 @@ def _reserve_response(reservation_id: bytes, decision: Decision) -> pb.ReserveRe
     response = pb.ReserveResponse(
         reservation_id=reservation_id,
         verdict=pb.VERDICT_ADMITTED if decision.admitted else pb.VERDICT_REFUSED,
-        limits=map(_limit, decision.standings),
-        refused_by=decision.refused_by,
         policy_version=decision.policy_version,
         source=_SOURCES[decision.source],
-        shadow_refused_by=decision.shadows,
     )
+    for standing in decision.standings:
+        _describe(response.limits.add(), standing)
+    if decision.refused_by:
+        response.refused_by = decision.refused_by
+    if decision.shadows:
+        response.shadow_refused_by.extend(decision.shadows)
     if decision.expire_us:
-        response.expire_time.FromMicroseconds(decision.expire_us)
+        end = response.expire_time
+        end.seconds, rest = divmod(decision.expire_us, 1_000_000)
+        end.nanos = rest * 1000
     if decision.retry_after_us is not None:
         response.retry_after.CopyFrom(_duration(decision.retry_after_us))
     return response
@@ -266,21 +273,42 @@ def _renew_response(expire_us: int) -> pb.RenewResponse:
     return pb.RenewResponse(expire_time=time)
 
 
-def _limit(standing: Standing) -> pb.LimitState:
-    rule = standing.rule
-    reset_us, window_us = standing.reset_after_us, standing.window_us
-    return pb.LimitState(
+def _fixed(rule: Rule, key: str, window_us: int | None) -> bytes:
+    """Return what is the same each time that a rule is described."""
+    known = rule.descriptions.get((key, window_us))
+    if known is not None:
+        return known
+    if len(rule.descriptions) >= _KEPT_DESCRIPTIONS:
+        rule.descriptions.clear()
+    made = rule.descriptions[key, window_us] = pb.LimitState(
         name=rule.name,
         unit=_UNITS[rule.unit],
         limit=rule.burst,
-        remaining=standing.remaining,
-        reset_after=None if reset_us is None else _duration(reset_us),
         window=None if window_us is None else _duration(window_us),
         scope=_SCOPES[rule.scope],
-        scope_key=standing.key,
+        scope_key=key,
         shadow=rule.shadow,
-        refuses=standing.refuses,
-    )
+    ).SerializeToString()
+    return made
+
+
+def _describe(state: pb.LimitState, standing: Standing) -> None:
+    """Say how a rule stands; on the path of every call, so no message is made twice."""
+    state.MergeFromString(_fixed(standing.rule, standing.key, standing.window_us))
+    state.remaining = standing.remaining
+    reset_us = standing.reset_after_us
+    if reset_us is not None:
+        reset = state.reset_after
+        reset.seconds, rest = divmod(reset_us, 1_000_000)
+        reset.nanos = rest * 1000
+    if standing.refuses:
+        state.refuses = True
+
+
+def _limit(standing: Standing) -> pb.LimitState:
+    state = pb.LimitState()
+    _describe(state, standing)
+    return state
 
 
 def _duration(microseconds: int) -> Duration:
