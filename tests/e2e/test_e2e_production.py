@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -66,6 +67,7 @@ async def environment(
                 "WEAVER_JWT_PUBLIC_KEY": public.decode().replace("\n", "\\n"),
                 "WEAVER_TELEMETRY_SIGNING_KEY_FILE": str(rsa_key),
                 "WEAVER_AUDIT_ED25519_KEY_FILE": str(ed25519_key),
+                "WEAVER_AUDIT_STORE_KEY": secrets.token_hex(32),
                 "WEAVER_MODEL_PROVIDER": "openai",
                 "WEAVER_MODEL_NAME": "gpt-4",
                 "WEAVER_MODEL_ENDPOINT": upstream.base_url,
@@ -141,6 +143,8 @@ async def test_the_suite_runs_with_production_settings(
     [
         ("audit", {"WEAVER_TELEMETRY_SIGNING_KEY_FILE": None}, "WEAVER_TELEMETRY_SIGNING_KEY"),
         ("audit", {"WEAVER_TELEMETRY_SIGNING_ENABLED": "false"}, "WEAVER_TELEMETRY_SIGNING"),
+        ("audit", {"WEAVER_AUDIT_STORE_KEY": None}, "WEAVER_AUDIT_STORE_KEY"),
+        ("gateway", {"WEAVER_AUDIT_ON_FAILURE": "allow"}, "WEAVER_AUDIT_ON_FAILURE"),
         ("model", {"WEAVER_MODEL_PROVIDER": "stub"}, "WEAVER_MODEL_PROVIDER"),
         ("ratelimit", {"REDIS_UNIX_SOCKET": None}, "REDIS_HOST"),
         ("gateway", {"WEAVER_JWT_PUBLIC_KEY": None}, "WEAVER_JWT_PUBLIC_KEY"),

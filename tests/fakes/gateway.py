@@ -10,7 +10,8 @@ from services.gateway.authentication import APIKeys, Authenticator
 from services.gateway.authorization import Authorizer, Scope
 from services.gateway.calls import Call, Surface
 from services.gateway.catalogue import Catalogue
-from services.gateway.events import Event, LimitDecision, RecordReference, Usage
+from services.gateway.events import CaptureRule, Event, LimitDecision, RecordReference, Usage
+from services.gateway.exchange import Unrecorded
 from services.gateway.pipeline import Pipeline, PipelineSettings
 from services.gateway.ports import (
     Admission,
@@ -166,7 +167,14 @@ class FakeObserver:
 class Suite:
     """A pipeline with its fakes."""
 
-    def __init__(self, *, redact: bool = True, roles: tuple[str, ...] = ("user",)) -> None:
+    def __init__(
+        self,
+        *,
+        redact: bool = True,
+        roles: tuple[str, ...] = ("user",),
+        capture: CaptureRule | None = None,
+        unrecorded: Unrecorded | None = None,
+    ) -> None:
         self.clock = StillClock()
         self.log = FakeLog()
         self.limiter = FakeLimiter()
@@ -190,10 +198,12 @@ class Suite:
                 max_output_tokens=100,
                 request_timeout_s=1.0,
                 stream_idle_timeout_s=1.0,
+                capture=capture,
             ),
             http_status=lambda error: 500,
             error_event=openai.error_event,
             company=Company(),
+            unrecorded=unrecorded,
         )
 
     def call(self, body: bytes = BODY, *, key: str = KEY) -> Call:
