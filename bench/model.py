@@ -154,6 +154,7 @@ async def _service(port: int) -> AsyncIterator[Service]:
         settings = load(
             ModelSettings,
             mtls_enabled=False,
+            audit_address="",
             provider="openai",
             model_name="bench",
             endpoint=f"http://127.0.0.1:{port}/v1",

@@ -23,6 +23,7 @@ _BAD_GATEWAY: Mapping[str, str] = {"http_status": "502"}
 _REJECTED = frozenset({400, 404, 413, 422})
 _TRANSIENT = frozenset({408, 409, 429})
 _SERVER_ERRORS = 500
+_NOT_FOUND = 404
 _SECONDS = re.compile(r"\d{1,9}(\.\d{1,9})?")
 
 
@@ -35,6 +36,7 @@ class ProviderError(Exception):
         retryable: whether the same target may be tried again.
         elsewhere: whether another target may answer what this one cannot be asked at all, such as a
             field that its dialect has no word for. The target itself was not called and is well.
+        asked: whether the target was asked at all.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class ProviderError(Exception):
         http_status: int = 0,
         retryable: bool = False,
         elsewhere: bool = False,
+        asked: bool = True,
     ) -> None:
         """See the class."""
         super().__init__(error.message)
@@ -51,6 +54,17 @@ class ProviderError(Exception):
         self.http_status = http_status
         self.retryable = retryable
         self.elsewhere = elsewhere
+        self.asked = asked
+
+    @property
+    def final(self) -> bool:
+        """Whether no other target is worth asking: the request itself is at fault.
+
+        A model that the provider does not know may be known at another.
+        """
+        if self.elsewhere or self.http_status == _NOT_FOUND:
+            return False
+        return isinstance(self.error, InvalidArgument)
 
 
 def failed(
@@ -95,6 +109,38 @@ def untranslatable(field: str, description: str) -> ProviderError:
         description: what is wrong and what is allowed.
     """
     return ProviderError(InvalidArgument.of_field(field, description), elsewhere=True)
+
+
+def resting(wait_s: float) -> ProviderError:
+    """Return the failure of a target that was not asked, because it failed too often just now."""
+    sentence = "The provider failed too often just now, so it is left alone for a moment."
+    error = Unavailable(sentence, reason="PROVIDER_FAILED", retry_after_s=wait_s)
+    return ProviderError(error, asked=False)
+
+
+def crowded() -> ProviderError:
+    """Return the failure of a target that was not asked, because too many calls are there."""
+    sentence = "Too many calls are under way at the provider. Try again."
+    error = Unavailable(sentence, reason="QUEUE_FULL", retry_after_s=1.0)
+    return ProviderError(error, asked=False)
+
+
+def worse(first: ProviderError, second: ProviderError) -> ProviderError:
+    """Return which of two targets' failures the caller is told.
+
+    A provider that throttles says when to return; one that failed says more than one that was not
+    asked; a request that a target could not be asked comes last, and there the first one is told.
+    """
+    ranks = _rank(first), _rank(second)
+    return second if ranks[1] > ranks[0] or ranks[0] == ranks[1] > 0 else first
+
+
+def _rank(failure: ProviderError) -> int:
+    if isinstance(failure.error, ResourceExhausted):
+        return 3
+    if isinstance(failure.error, InvalidArgument):
+        return 0
+    return 2 if failure.asked else 1
 
 
 def from_status(

@@ -42,9 +42,9 @@ class Provider(Protocol):
     """A vendor's API. One file each in `services.model.providers`.
 
     Dialects that a provider does not speak itself are added around it, by
-    `services.model.dialects.translation.Translating`, which is a provider again. What cannot be said
-    in the provider's own dialect is a `ProviderError` with `elsewhere`: the provider was not called,
-    and another target may be able to answer.
+    `services.model.dialects.translation.Translating`, which is a provider again. What cannot be
+    said in the provider's own dialect is a `ProviderError` with `elsewhere`: the provider was not
+    called, and another target may be able to answer.
     """
 
     @property
@@ -93,6 +93,10 @@ class Meter(Protocol):
         """Note how long a stream's first event took."""
         ...
 
-    def tokens(self, provider: str, model: str, usage: Usage) -> None:
-        """Count what a call used."""
+    def tokens(self, provider: str, model: str, usage: Usage, cost_micros: int) -> None:
+        """Count what a call used, and what it cost."""
+        ...
+
+    def skipped(self, provider: str, model: str, reason: str) -> None:
+        """Count one call that passed a target over; `reason` is `open` or `full`."""
         ...

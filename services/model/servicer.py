@@ -8,6 +8,8 @@ from google.protobuf.duration_pb2 import Duration
 from services.common.errors import InvalidArgument
 from services.model.call import Call, Dialect, Generation, Headers, Usage
 from services.model.generation import Generator
+from services.model.route import STAR
+from services.model.trial import told
 from weaver.common.v1 import usage_pb2
 from weaver.model.v1 import model_service_pb2 as pb
 from weaver.model.v1 import model_service_pb2_grpc
@@ -43,7 +45,7 @@ class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
         return pb.GenerateResponse(
             body=answer.body,
             content_type=answer.content_type,
-            headers=_headers(answer.headers),
+            headers=_headers((*answer.headers, *told(generation.attempts))),
             generation=_generation(generation),
         )
 
@@ -82,11 +84,16 @@ class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
                     provider=route.targets[0].provider.name,
                     context_tokens=route.context_tokens,
                     max_output_tokens=route.max_output_tokens,
-                    input_price_micros=route.dearest.input_micros,
+                    input_price_micros=max(
+                        route.dearest.input_micros, route.dearest.cache_write_micros or 0
+                    ),
                     output_price_micros=route.dearest.output_micros,
                     price_version=route.dearest.version,
                     dialects=_spoken(route.dialects),
                     created=route.created,
+                    pattern=STAR in route.name,
+                    roles=route.roles,
+                    capabilities=route.capabilities,
                 )
                 for route in self._generator.routes
             )

@@ -6,6 +6,7 @@ free by rounding.
 """
 
 import hashlib
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -26,20 +27,40 @@ class Prices(msgspec.Struct, frozen=True):
     Args:
         input_micros: for a million tokens of the prompt.
         output_micros: for a million tokens of the answer.
+        cached_input_micros: for those that the provider read from its cache; None as any other.
+        cache_write_micros: for those that it wrote to its cache; None as any other.
+        name: what operators call this version of their prices; empty names it by its figures.
     """
 
     input_micros: int = 0
     output_micros: int = 0
+    cached_input_micros: int | None = None
+    cache_write_micros: int | None = None
+    name: str = ""
 
     @property
     def version(self) -> str:
-        """A name for these figures: the same figures have the same name."""
-        return hashlib.sha256(msgspec.json.encode(self)).hexdigest()[:12]
+        """The name of these prices; without one, the same figures have the same name."""
+        return self.name or _digest(self)
 
     def cost_micros(self, usage: Usage) -> int:
         """Return what a call cost, rounded up; never more than a record can hold."""
         total = usage.input_tokens * self.input_micros + usage.output_tokens * self.output_micros
+        if self.cached_input_micros is not None:
+            cached = min(usage.cached_input_tokens, usage.input_tokens)
+            total += cached * (self.cached_input_micros - self.input_micros)
+        if self.cache_write_micros is not None:
+            written = min(
+                usage.cache_write_input_tokens,
+                max(0, usage.input_tokens - usage.cached_input_tokens),
+            )
+            total += written * (self.cache_write_micros - self.input_micros)
         return min(-(-total // _MILLION), MOST_MICROS)
+
+
+@lru_cache(maxsize=4096)
+def _digest(prices: Prices) -> str:
+    return hashlib.sha256(msgspec.json.encode(prices)).hexdigest()[:12]
 
 
 def counted(facts: Facts, request_body: bytes) -> Usage:

@@ -49,9 +49,11 @@ async def test_bodies_pass_byte_for_byte(start: Start, upstream: Upstream) -> No
     assert received.header("x-request-id") == "r-1"
     assert json.loads(answer.body)["choices"][0]["message"]["content"] == "You said: hi"
     assert answer.content_type.startswith("application/json")
-    assert {header.name for header in answer.headers} == {
-        "x-upstream-request-id",
-        "openai-processing-ms",
+    assert {header.name: header.value for header in answer.headers} == {
+        "x-upstream-request-id": "upstream-1",
+        "openai-processing-ms": "7",
+        "x-weaver-provider": "openai",
+        "x-weaver-attempts": "1",
     }
     assert (answer.generation.usage.input_tokens, answer.generation.usage.output_tokens) == (1, 3)
     assert answer.generation.attempts[0].http_status == 200

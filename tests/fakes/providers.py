@@ -67,6 +67,7 @@ class Figures:
         self.attempts: list[str] = []
         self.first_bytes: list[float] = []
         self.used: list[Usage] = []
+        self.passed_over: list[str] = []
         self.states: list[tuple[str, bool, str]] = []
 
     def attempt(self, provider: str, model: str, status: str, duration_s: float) -> None:
@@ -75,8 +76,11 @@ class Figures:
     def first_byte(self, provider: str, model: str, duration_s: float) -> None:
         self.first_bytes.append(duration_s)
 
-    def tokens(self, provider: str, model: str, usage: Usage) -> None:
+    def tokens(self, provider: str, model: str, usage: Usage, cost_micros: int) -> None:
         self.used.append(usage)
+
+    def skipped(self, provider: str, model: str, reason: str) -> None:
+        self.passed_over.append(f"{provider} {model} {reason}")
 
     def set(self, name: str, serving: bool, detail: str = "") -> None:
         self.states.append((name, serving, detail))

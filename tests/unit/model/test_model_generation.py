@@ -93,7 +93,12 @@ def test_when_the_tries_are_used_up_the_error_says_how_many_there_were() -> None
     error = error_of(FakeProvider(*(failed("gone") for _ in range(3))))
 
     assert isinstance(error, Unavailable)
-    assert error.metadata == {"http_status": "502", "provider": "one", "attempts": "3"}
+    assert error.metadata == {
+        "http_status": "502",
+        "provider": "one",
+        "attempts": "3",
+        "tries": ", ".join(["one/public provider_failed -"] * 3),
+    }
 
 
 def test_a_rejection_is_not_repeated_and_does_not_make_the_provider_unhealthy() -> None:

@@ -5,7 +5,7 @@ import pytest
 from services.common.errors import (
     WeaverError,
 )
-from services.model.call import Answer, Call, Chunk, Dialect, Facts, Usage
+from services.model.call import Answer, Call, Chunk, Dialect, Facts, Headers, Usage
 from services.model.failure import ProviderError, failed, timed_out
 from services.model.generation import Generator
 from services.model.retry import RetryPolicy
@@ -35,7 +35,11 @@ async def _read_all(
     figures: Figures, stream: FakeStream, *before: Exception
 ) -> tuple[list[Chunk], WeaverError | None, list[str], float]:
     opened = await single(FakeProvider(*before, stream), figures).open(CALL)
-    assert (opened.content_type, opened.headers) == (stream.content_type, stream.headers)
+    told: Headers = (("x-weaver-provider", "one"), ("x-weaver-attempts", str(len(before) + 1)))
+    if before:
+        told += (("x-weaver-retry-reason", "provider_failed"),)
+    assert opened.content_type == stream.content_type
+    assert opened.headers == (*stream.headers, *told)
     chunks = []
     while (chunk := await opened.read()) is not None:
         chunks.append(chunk)

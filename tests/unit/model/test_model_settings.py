@@ -76,7 +76,7 @@ def test_metrics_bound_their_labels() -> None:
 
     metrics.attempt("one", "m", "ok", 1.0)
     metrics.attempt("one", "chosen by a caller", "ok", 1.0)
-    metrics.tokens("one", "m", Usage(3, 4))
+    metrics.tokens("one", "m", Usage(3, 4), 7)
     metrics.first_byte("one", "m", 0.1)
 
     def value(name: str, **labels: str) -> float | None:

@@ -54,3 +54,17 @@ def test_prompt_bytes_counts_text_and_bounds_files(body: object, size: int) -> N
 @pytest.mark.parametrize("body", [b"{", b"[1]", b"[" * 100_000])
 def test_prompt_bytes_takes_the_length_of_what_it_cannot_read(body: bytes) -> None:
     assert prompt_bytes(body) == len(body)
+
+
+def test_cached_tokens_have_prices_of_their_own() -> None:
+    prices = Prices(10_000_000, 0, cached_input_micros=1_000_000, cache_write_micros=12_500_000)
+
+    assert prices.cost_micros(Usage(100, 0)) == 1000
+    assert prices.cost_micros(Usage(100, 0, cached_input_tokens=60)) == 400 + 60
+    assert prices.cost_micros(Usage(100, 0, 60, 40)) == 60 + 500
+    assert prices.cost_micros(Usage(100, 0, cached_input_tokens=10**9)) == 100
+    assert Prices(10_000_000, 0).cost_micros(Usage(100, 0, 60, 40)) == 1000
+
+
+def test_operators_may_name_a_version_of_their_prices() -> None:
+    assert Prices(1, 2, name="2026-11").version == "2026-11"

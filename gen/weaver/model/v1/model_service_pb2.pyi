@@ -478,8 +478,11 @@ class Model(_message.Message):
     PRICE_VERSION_FIELD_NUMBER: _builtins.int
     DIALECTS_FIELD_NUMBER: _builtins.int
     CREATED_FIELD_NUMBER: _builtins.int
+    PATTERN_FIELD_NUMBER: _builtins.int
+    ROLES_FIELD_NUMBER: _builtins.int
+    CAPABILITIES_FIELD_NUMBER: _builtins.int
     id: _builtins.str
-    """The public name."""
+    """The public name, or a pattern of names."""
     provider: _builtins.str
     """The provider of its first target."""
     context_tokens: _builtins.int
@@ -494,9 +497,19 @@ class Model(_message.Message):
     """The version of the price table."""
     created: _builtins.int
     """When the model was declared, in Unix seconds; 0 when not known."""
+    pattern: _builtins.bool
+    """Whether `id` is a pattern: its one `*` stands for any text of at least one character."""
     @_builtins.property
     def dialects(self) -> _containers.RepeatedScalarFieldContainer[Global___Dialect.ValueType]:
         """The dialects that can reach it."""
+
+    @_builtins.property
+    def roles(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """A caller must have one of these roles; empty: everybody may use it."""
+
+    @_builtins.property
+    def capabilities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What it can do, such as `tools`; empty when not known."""
 
     def __init__(
         self,
@@ -510,10 +523,13 @@ class Model(_message.Message):
         price_version: _builtins.str = ...,
         dialects: _abc.Iterable[Global___Dialect.ValueType] | None = ...,
         created: _builtins.int = ...,
+        pattern: _builtins.bool = ...,
+        roles: _abc.Iterable[_builtins.str] | None = ...,
+        capabilities: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["context_tokens", b"context_tokens", "created", b"created", "dialects", b"dialects", "id", b"id", "input_price_micros", b"input_price_micros", "max_output_tokens", b"max_output_tokens", "output_price_micros", b"output_price_micros", "price_version", b"price_version", "provider", b"provider"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capabilities", b"capabilities", "context_tokens", b"context_tokens", "created", b"created", "dialects", b"dialects", "id", b"id", "input_price_micros", b"input_price_micros", "max_output_tokens", b"max_output_tokens", "output_price_micros", b"output_price_micros", "pattern", b"pattern", "price_version", b"price_version", "provider", b"provider", "roles", b"roles"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
