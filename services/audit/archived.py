@@ -19,6 +19,11 @@ ARCHIVED = "archived"
 """The file beside the log that says what the last good archive holds."""
 
 _VERSION = 1
+_HISTORY_EVERY_S = 3_600
+
+
+class _Remembered(msgspec.Struct):
+    time: float
 
 
 class ArchivingError(Exception):
@@ -114,12 +119,26 @@ def merged_keys(there: bytes | None, here: Path) -> bytes:
 
 
 def merged_lines(there: bytes | None, here: Path) -> bytes:
-    """Return remembered checkpoints: those of the archive, then those that it does not have."""
-    own = (read_file(here) or b"").split(b"\n")[:-1]
+    """Return remembered checkpoints: those of the archive, then one an hour of the newer ones.
+
+    The newest is always among them.
+    """
     old = (there or b"").split(b"\n")[:-1]
-    known = set(old)
-    merged = [*old, *(line for line in own if line not in known)]
+    merged, last = [*old], _time(old[-1]) if old else float("-inf")
+    newer = [line for line in (read_file(here) or b"").split(b"\n")[:-1] if _time(line) > last]
+    for position, line in enumerate(newer, 1):
+        if _time(line) - last >= _HISTORY_EVERY_S or position == len(newer):
+            merged.append(line)
+            last = _time(line)
     return b"".join(line + b"\n" for line in merged)
+
+
+def _time(line: bytes) -> float:
+    try:
+        return msgspec.json.decode(line, type=_Remembered).time
+    except msgspec.DecodeError:
+        msg = "the remembered checkpoints are damaged; run `weaver audit verify`"
+        raise ArchivingError(msg) from None
 
 
 def read_file(path: Path) -> bytes | None:

@@ -19,6 +19,7 @@ from services.audit.following import FollowingIndex
 from services.audit.following_wiring import follow
 from services.audit.history import History
 from services.audit.integration import Integrator
+from services.audit.inventory import LogDirectory
 from services.audit.keys import KeyProblem
 from services.audit.layout import Layout, LayoutError
 from services.audit.log import Log
@@ -28,6 +29,7 @@ from services.audit.monitor_wiring import start_monitor
 from services.audit.naming import Naming
 from services.audit.note import NoteSigner, VerifierKey
 from services.audit.ports import Entry
+from services.audit.pruning import recorded_pruning
 from services.audit.reader import Reader
 from services.audit.record import summarise
 from services.audit.recovery import DamagedLog, Tree, accept, open_tree
@@ -122,7 +124,8 @@ async def build(
         registry=registry,
         health=health,
         clock=clock,
-        pruned=opened.minimum,
+        # The monitor believes the log alone, as any verifier does.
+        pruned=lambda: recorded_pruning(LogDirectory(layout.log)),
     )
     start_retention(
         stack,

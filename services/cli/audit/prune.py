@@ -27,6 +27,7 @@ from services.audit.retention_wiring import (
 from services.audit.settings import AuditSettings
 from services.audit.tiles import TileDirectory
 from services.cli.audit.options import AsJSON, LogOption, console, log_directory, usage
+from services.common import logs
 from services.common.clock import SystemClock
 from services.common.settings import SettingsError, load
 
@@ -125,6 +126,7 @@ async def _prune(settings: AuditSettings, layout: Layout, days: int) -> PruneAns
 
     async with AsyncExitStack() as stack:
         if not _is_written(layout):
+            logs.configure(settings, "weaver")
             try:
                 await build(settings, stack)
             except SettingsError as error:

@@ -108,7 +108,7 @@ def verify_command(  # noqa: PLR0913, PLR0917 - each is an option
     else:
         if vouching is not None:
             vouching.print(console(), report.size)
-        _print_report(report, task)
+        _print_report(report, task, vouched=vouching is not None)
     raise typer.Exit(0 if report.good and (vouching is None or vouching.good) else 1)
 
 
@@ -214,7 +214,7 @@ def _accept(report: Report, memory: Remembered, keys: Sequence[VerifierKey]) -> 
         )
 
 
-def _print_report(report: Report, task: _Task) -> None:
+def _print_report(report: Report, task: _Task, *, vouched: bool) -> None:
     out = console()
     advice = "" if task.own_keys else " (the log's own word: use --keys with a copy of yours)"
     out.print(f"log          {task.name} ({report.origin or 'unknown'})")
@@ -231,6 +231,8 @@ def _print_report(report: Report, task: _Task) -> None:
     if report.beyond:
         out.print(f"unsigned     {report.beyond} records behind the checkpoint")
     for line in report.signatures:
+        if vouched and line.algorithm.startswith("cosignature"):
+            continue  # The policy has said more of it.
         out.print(f"signature    {line.algorithm} {line.fingerprint[:16]} {line.state}")
     for verdict in ("integrity", "completeness", "signatures"):
         out.print(f"{verdict:<12} {'good' if report.passed(verdict) else 'BAD'}")

@@ -302,6 +302,18 @@ def test_an_archive_keeps_the_checkpoints_that_the_log_forgot(
     assert sizes == [3, 600, 700]
 
 
+def test_of_the_many_checkpoints_that_a_log_remembers_an_archive_keeps_one_an_hour(
+    log: GrowingLog, target: DirectoryTarget, tmp_path: Path
+) -> None:
+    for size in range(700, 8_001, 100):
+        log.grow(size)
+    archive(log, target)
+    archive(log, target)
+    lines = (tmp_path / "archive" / "log.private" / "checkpoints.jsonl").read_text().splitlines()
+    assert [int(line.split("\\n")[1]) for line in lines] == [3, 3_700, 7_300, 8_000]
+    assert check(tmp_path / "archive" / "log")
+
+
 def test_keys_that_vanish_from_the_log_do_not_vanish_from_the_archive(
     log: GrowingLog, target: DirectoryTarget
 ) -> None:
