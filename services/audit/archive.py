@@ -74,6 +74,11 @@ class ArchivedKey(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True
         """The key itself."""
         return parse_verifier_key(self.verifier_key)
 
+    @property
+    def validity_json(self) -> bytes:
+        """The entry as the archive's file has it, without who made the key and why."""
+        return msgspec.json.encode(msgspec.structs.replace(self, provenance=None))
+
     def age_days(self, now: float) -> float:
         """Return for how many days it has been signing, or did."""
         end = now if self.end_time is None else _unix(self.end_time)

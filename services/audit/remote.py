@@ -24,11 +24,19 @@ _Found = tuple[Tile, bytes] | None
 
 
 class _Key(msgspec.Struct):
-    """A key as the front door lists it; more fields may come."""
+    """What is read of a listed key; what follows from the key itself is not."""
 
     verifier_key: str
     start_time: str
     end_time: str | None = None
+    start_record: int | None = None
+    end_record: int | None = None
+    start_size: int | None = None
+    end_size: int | None = None
+    accepted_until: str | None = None
+    environment: str = ""
+    replaces: str = ""
+    endorsement: str = ""
 
 
 class _Listing(msgspec.Struct):
@@ -156,8 +164,10 @@ def parse_listing(data: bytes) -> KeyArchive:
     keys = []
     for listed in listing.keys:
         key = parse_verifier_key(listed.verifier_key)
-        archived = ArchivedKey(
-            str(key), key.algorithm, key.fingerprint, key.pem, listed.start_time, listed.end_time
+        rest = {name: getattr(listed, name) for name in listed.__struct_fields__[2:]}
+        keys.append(
+            ArchivedKey(
+                str(key), key.algorithm, key.fingerprint, key.pem, listed.start_time, **rest
+            )
         )
-        keys.append(archived)
     return KeyArchive(listing.origin, keys)

@@ -194,6 +194,7 @@ def _key(archived: ArchivedKey) -> pb.Key:
         public_key_pem=archived.public_key_pem,
         start_time=_timestamp(archived.start_time),
         end_time=None if archived.end_time is None else _timestamp(archived.end_time),
+        archived=archived.validity_json,
     )
 
 

@@ -202,6 +202,7 @@ class AuditReaderServicer(audit_reader_service_pb2_grpc.AuditReaderServiceServic
                     "public_key_pem": key.public_key_pem,
                     "start_time": key.start_time.ToJsonString(),
                     "end_time": key.end_time.ToJsonString() if key.HasField("end_time") else None,
+                    **msgspec.json.decode(key.archived or b"{}", type=dict[str, Any]),
                 }
                 for key in response.keys
             ]

@@ -3,7 +3,7 @@
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Annotated, NoReturn
 import typer
 from rich.console import Console
 
-from services.audit.archive import ArchiveError, load_archive
+from services.audit.archive import ArchiveError, KeyArchive, load_archive
 from services.audit.checkpoint import SignedCheckpoint, parse_signed_checkpoint
 from services.audit.inventory import LogDirectory, Source, read_regular
 from services.audit.layout import Layout
@@ -125,18 +125,18 @@ def _in_directory(log: Path, keys: Path | None, *, as_json: bool) -> _Task:
     except NoteError as error:
         _fail_on_archive(str(error), as_json=as_json)
     source = LogDirectory(log)
-    found = _followed(log, trusted, own=keys is None)
+    found = _followed(trusted, lambda: load_archive(Layout(log).keys), own=keys is None)
     history += found.endorsements
     return _Task(str(log), source, found.keys, str(keys_file), keys is not None, history)
 
 
-def _followed(log: Path, trusted: Keys, *, own: bool) -> Succession:
-    """Return where keys of an auditor's own lead, by endorsements that lie beside the log."""
+def _followed(trusted: Keys, offered: Callable[[], KeyArchive], *, own: bool) -> Succession:
+    """Return where keys of an auditor's own lead, by the endorsements that the log offers."""
     if own:
         return Succession(trusted, endorsements(trusted.archive) if trusted.archive else [])
     try:
-        found = follow(trusted, load_archive(Layout(log).keys), time.time())
-    except ArchiveError:
+        found = follow(trusted, offered(), time.time())
+    except (ArchiveError, OSError):
         return Succession(trusted)
     for sentence in found.followed:
         sys.stderr.write(f"weaver: {sentence}; put it among the keys that you keep\n")
@@ -156,7 +156,9 @@ def _at_address(url: str, log: RemoteLog, keys: Path | None) -> _Task:
         history = [] if witnessed is None else [parse_signed_checkpoint(witnessed)]
     except NoteError as error:
         usage(f"{url}: the checkpoint that witnesses cosigned is no checkpoint: {error}")
-    return _Task(url, log, trusted, name, keys is not None, history)
+    found = _followed(trusted, log.keys, own=keys is None)
+    history += found.endorsements
+    return _Task(url, log, found.keys, name, keys is not None, history)
 
 
 def _verify(task: _Task, since: str | None, memory: Remembered | None, *, as_json: bool) -> Report:

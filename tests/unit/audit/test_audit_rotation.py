@@ -16,6 +16,7 @@ from services.audit.keys import Signer
 from services.audit.layout import Layout
 from services.audit.offline import OfflineLog, published_before
 from services.audit.provenance import Provenance
+from services.audit.remote import parse_listing
 from services.audit.report import Report
 from services.audit.signatures import load_keys
 from services.audit.verifier import verify
@@ -391,6 +392,23 @@ async def test_a_crash_in_the_middle_of_a_rotation_is_made_up_for(
     assert term.endorsement
     assert archive_of(log.log).keys[0].end_size
     assert verified(log.log).findings == []
+
+
+async def test_an_auditor_at_a_distance_learns_each_keys_validity(
+    tmp_path: Path, ring: Keyring, clock: MovedClock
+) -> None:
+    """The listing has all that the archive has, but not who made a key and why."""
+    async with running(tmp_path, clock, **ring.settings()) as log:
+        ring.rotate_rsa("a private reason")
+        await until(lambda: archive_of(log.log).keys[-1].endorsement)
+        response = await log.stub.ListKeys(pb.ListKeysRequest())
+        listed = [json.loads(key.archived) for key in response.keys]
+        data = json.dumps({"origin": response.origin, "keys": listed}).encode()
+        assert b"a private reason" not in data
+        archive = archive_of(log.log)
+        for term in archive.keys:
+            term.provenance = None
+        assert parse_listing(data).keys == archive.keys
 
 
 async def test_no_private_key_appears_in_what_the_service_says(

@@ -467,12 +467,17 @@ class Key(_message.Message):
     PUBLIC_KEY_PEM_FIELD_NUMBER: _builtins.int
     START_TIME_FIELD_NUMBER: _builtins.int
     END_TIME_FIELD_NUMBER: _builtins.int
+    ARCHIVED_FIELD_NUMBER: _builtins.int
     verifier_key: _builtins.str
     """The verifier key line of C2SP signed-note: name, key id and key."""
     algorithm: _builtins.str
     """`RSA` or `Ed25519`."""
     public_key_pem: _builtins.str
     """The public key, PEM (SubjectPublicKeyInfo)."""
+    archived: _builtins.bytes
+    """The key's entry in the archive of public keys, as JSON: also the sizes of the log between which
+    it was in force, the end of its grace period and its endorsement (docs/operations/keys.md).
+    """
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
         """When the key first signed."""
@@ -489,10 +494,11 @@ class Key(_message.Message):
         public_key_pem: _builtins.str = ...,
         start_time: _timestamp_pb2.Timestamp | None = ...,
         end_time: _timestamp_pb2.Timestamp | None = ...,
+        archived: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "end_time", b"end_time", "public_key_pem", b"public_key_pem", "start_time", b"start_time", "verifier_key", b"verifier_key"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "archived", b"archived", "end_time", b"end_time", "public_key_pem", b"public_key_pem", "start_time", b"start_time", "verifier_key", b"verifier_key"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
