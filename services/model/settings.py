@@ -7,9 +7,10 @@ from pydantic import Field, SecretStr, field_validator
 
 from services.common.settings import CommaSeparated, CommonSettings, SettingsError
 
-ProviderName = Literal["stub", "openai"]
+ProviderName = Literal["stub", "openai", "anthropic"]
 
 OPENAI_ENDPOINT = "https://api.openai.com/v1"
+ANTHROPIC_ENDPOINT = "https://api.anthropic.com/v1"
 
 
 class ModelSettings(CommonSettings):
@@ -40,7 +41,8 @@ class ModelSettings(CommonSettings):
         validation_alias="WEAVER_MODEL_PROVIDER",
         description=(
             "`stub` answers without a network, and production refuses it; `openai` is OpenAI's API "
-            "and every server that speaks it."
+            "and every server that speaks it; `anthropic` is Anthropic's, likewise. Whichever it "
+            "is, clients reach it in both dialects."
         ),
     )
     model_name: str = Field(
@@ -48,17 +50,20 @@ class ModelSettings(CommonSettings):
         min_length=1,
         max_length=200,
         validation_alias="WEAVER_MODEL_NAME",
-        description="The model, as clients and the provider call it. `openai` must set it.",
+        description="The model, as clients and the provider call it. All but `stub` must set it.",
     )
     api_key: SecretStr = Field(
         SecretStr(""),
         validation_alias="WEAVER_MODEL_API_KEY",
-        description="The provider's key. OpenAI's own endpoint must have one.",
+        description="The provider's key. The vendors' own endpoints must have one.",
     )
     endpoint: str = Field(
-        OPENAI_ENDPOINT,
+        "",
         validation_alias="WEAVER_MODEL_ENDPOINT",
-        description="The base URL of the provider `openai`, its version included.",
+        description=(
+            "The provider's base URL, its version included, such as https://api.openai.com/v1; "
+            "empty: the vendor's own."
+        ),
     )
     connect_timeout_ms: int = Field(
         5_000,
@@ -162,6 +167,8 @@ class ModelSettings(CommonSettings):
     @field_validator("endpoint")
     @classmethod
     def _is_base_url(cls, value: str) -> str:
+        if not value:
+            return value
         parts = urlsplit(value)
         if parts.scheme not in {"http", "https"} or not parts.hostname:
             msg = "must be an http or https URL, such as https://api.openai.com/v1"
@@ -170,6 +177,13 @@ class ModelSettings(CommonSettings):
             msg = "must hold no credentials, query or fragment"
             raise ValueError(msg)
         return value.rstrip("/")
+
+    @property
+    def base_url(self) -> str:
+        """The provider's base URL, version included; Anthropic's clients write it without."""
+        if self.provider != "anthropic":
+            return self.endpoint or OPENAI_ENDPOINT
+        return self.endpoint.removesuffix("/v1") + "/v1" if self.endpoint else ANTHROPIC_ENDPOINT
 
     def check(self) -> None:
         """Refuse what cannot work, and in production what answers without a provider.
@@ -186,6 +200,7 @@ class ModelSettings(CommonSettings):
         if "model_name" not in self.model_fields_set:
             msg = "WEAVER_MODEL_NAME: required; the name of the provider's model."
             raise SettingsError(msg)
-        if self.endpoint == OPENAI_ENDPOINT and not self.api_key.get_secret_value():
-            msg = "WEAVER_MODEL_API_KEY: required; OpenAI answers nobody without a key."
+        own = self.base_url in {OPENAI_ENDPOINT, ANTHROPIC_ENDPOINT}
+        if own and not self.api_key.get_secret_value():
+            msg = "WEAVER_MODEL_API_KEY: required; the vendor answers nobody without a key."
             raise SettingsError(msg)

@@ -9,10 +9,12 @@ from services.common.clock import Clock, SystemClock
 from services.common.component import Component
 from services.common.health import Health
 from services.common.local import LocalChannel
-from services.model.credential import Credential
+from services.model.credential import Credential, bearer, named
+from services.model.dialects.translation import Translating
 from services.model.generation import Generator
 from services.model.metrics import ProviderMetrics
 from services.model.ports import Provider
+from services.model.providers.anthropic import Anthropic
 from services.model.providers.openai import OpenAI
 from services.model.providers.stub import Stub, StubSettings
 from services.model.retry import RetryPolicy
@@ -53,7 +55,7 @@ async def build(
     )
     health = Health()
     registry = CollectorRegistry()
-    provider = _provider(settings, clock, stack)
+    provider = Translating(_provider(settings, clock, stack), clock)
     prices = Prices(settings.input_price_micros, settings.output_price_micros)
     route = Route(
         settings.model_name,
@@ -99,5 +101,15 @@ def _provider(settings: ModelSettings, clock: Clock, stack: AsyncExitStack) -> P
         settings.max_answer_bytes,
     )
     credential = Credential(settings.api_key.get_secret_value())
-    endpoint = Endpoint(transport, settings.endpoint, _HEADERS, limits, credential=credential)
+    anthropic = settings.provider == "anthropic"
+    endpoint = Endpoint(
+        transport,
+        settings.base_url,
+        _HEADERS,
+        limits,
+        credential=credential,
+        key_header=named("x-api-key") if anthropic else bearer,
+    )
+    if anthropic:
+        return Anthropic(endpoint, clock)
     return OpenAI(endpoint, clock, ask_usage=settings.stream_usage)
