@@ -29,6 +29,7 @@ class Naming:
     def __init__(self, callers: Pseudonyms, *, pseudonyms: bool) -> None:
         """See the class."""
         self._callers = callers
+        self.cached = callers.cached
         self.pseudonyms = pseudonyms
 
     async def callers(

@@ -1,7 +1,8 @@
 """The RPCs of `weaver.audit.v1.AuditService`: messages in, domain calls, messages out."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
 from datetime import datetime
+from itertools import repeat
 from typing import Any
 
 from google.protobuf import timestamp_pb2
@@ -20,7 +21,6 @@ from weaver.audit.v1 import audit_service_pb2 as pb
 from weaver.audit.v1 import audit_service_pb2_grpc, record_pb2
 
 _MAX_BATCH = 1_000
-_NOBODY: Mapping[tuple[str, str, str], Caller] = {}
 
 
 class AuditServicer(SideServicer, audit_service_pb2_grpc.AuditServiceServicer):
@@ -45,7 +45,9 @@ class AuditServicer(SideServicer, audit_service_pb2_grpc.AuditServiceServicer):
         peer = peer_name(context)
         if len(request.records) > _MAX_BATCH:
             raise InvalidArgument.of_field("records", f"must be at most {_MAX_BATCH}.")
-        callers = await self._callers(request.records) if self._naming.pseudonyms else _NOBODY
+        callers: Iterable[Caller | None] = repeat(None)
+        if self._naming.pseudonyms:
+            callers = await self._callers(request.records)
         # From here to the queue nothing may wait: `Eraser.forget` relies on it.
         entries = self._entries(peer, request.records, callers)
         indexes = await self._log.append(entries) if entries else []
@@ -142,31 +144,35 @@ class AuditServicer(SideServicer, audit_service_pb2_grpc.AuditServiceServicer):
         check_read(peer_name(context))
         return pb.GetTileResponse(data=await self._reader.tile(request.path))
 
-    async def _callers(
-        self, messages: Iterable[record_pb2.Record]
-    ) -> Mapping[tuple[str, str, str], Caller]:
-        """Return who the records are about."""
-        identities = {
-            (message.principal.tenant, message.principal.issuer, message.principal.subject)
-            for message in messages
-            if message.HasField("principal")
-        }
-        return await self._naming.callers(identities)
+    async def _callers(self, messages: Sequence[record_pb2.Record]) -> list[Caller | None]:
+        """Return who each record is about; whoever is not known gets a key first."""
+        while True:
+            callers: list[Caller | None] = []
+            missing: list[tuple[str, str, str]] = []
+            for message in messages:
+                caller = None
+                if message.HasField("principal"):
+                    who = message.principal
+                    identity = (who.tenant, who.issuer, who.subject)
+                    caller = self._naming.cached(identity)
+                    if caller is None:
+                        missing.append(identity)
+                callers.append(caller)
+            if not missing:
+                return callers
+            # Whoever was found may be forgotten while this waits, so all are looked up again.
+            await self._naming.callers(missing)
 
     def _entries(
         self,
         peer: str,
         messages: Iterable[record_pb2.Record],
-        callers: Mapping[tuple[str, str, str], Caller],
+        callers: Iterable[Caller | None],
     ) -> list[Entry]:
         entries = []
         seal = self._store.vault.seal
-        for position, message in enumerate(messages):
+        for position, (message, caller) in enumerate(zip(messages, callers, strict=False)):
             try:
-                caller = None
-                if callers and message.HasField("principal"):
-                    who = message.principal
-                    caller = callers[who.tenant, who.issuer, who.subject]
                 record = record_of(message, caller)
                 key = commitment_key_of(message)
                 data = encode(record)
