@@ -54,8 +54,11 @@ class KeyMetrics:
 
     def in_use(self, archive: KeyArchive) -> None:
         """These keys sign from now on."""
+        # A key that was retired and came back is as old as at its first use.
         started: dict[str, float] = {
-            term.algorithm: datetime.fromisoformat(term.start_time).timestamp()
+            term.algorithm: datetime.fromisoformat(
+                archive.terms(term.fingerprint)[0].start_time
+            ).timestamp()
             for term in archive.active
         }
         for algorithm in self._started.keys() - started.keys():

@@ -45,7 +45,10 @@ def check_file(path: Path, source: str) -> None:
     except OSError as error:
         msg = f"{source}: cannot read {path}: {error.strerror}."
         raise KeyProblem(msg) from None
-    advice = "`chmod 600` it, and replace the key if others may have read it."
+    advice = (
+        "`chmod 600` it (a mounted secret: `defaultMode: 0440`), and replace the key if others may "
+        "have read it."
+    )
     if status.st_mode & _OTHERS:
         msg = f"{source}: {path} can be read by everybody; {advice}"
         raise KeyProblem(msg)

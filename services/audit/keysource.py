@@ -54,7 +54,9 @@ class Value:
             return self.text
         if self.optional and not self.path.exists():
             return None
-        return read_file(self.path, self.source, private=self.secret)
+        data = read_file(self.path, self.source, private=self.secret)
+        # Some stores of secrets write line ends out; no PEM text has a backslash.
+        return data.replace(b"\\n", b"\n") if b"-----BEGIN" in data else data
 
 
 class LoadedKey(NamedTuple):

@@ -99,6 +99,8 @@ class KeyWatch:
             self._suspect = found
         except OSError as error:  # The disk refuses the archive; the next look tries again.
             self._observer.refused(f"the key archive cannot be written: {error.strerror}")
+        except Exception as error:  # noqa: BLE001 - whatever it is, the keys in use go on signing
+            self._observer.refused(f"the keys could not be looked at: {type(error).__name__}")
 
     def _digest(self) -> bytes:
         return b"".join(source.digest() for source in self._sources)

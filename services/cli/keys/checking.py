@@ -114,7 +114,7 @@ def _check_age(
     terms = [] if archive is None else archive.terms(checked.fingerprint)
     start: float | None = None
     if terms:
-        start = datetime.fromisoformat(terms[-1].start_time).timestamp()
+        start = datetime.fromisoformat(terms[0].start_time).timestamp()
         if terms[-1].state(time.time()) == "retired":
             problem = f"{key.source}: the key was retired: {terms[-1].validity}"
             checked.problems.append(problem)

@@ -234,12 +234,16 @@ def test_a_key_comes_from_a_variable_a_file_or_a_mounted_secret(tmp_path: Path) 
     (tmp_path / "signing-key").symlink_to("..data/signing-key")
     mounted = tmp_path / "signing-key"
     public = file_of(tmp_path / "public.pem", PUBLIC, 0o644)
+    written_out = file_of(tmp_path / "written-out", RSA.replace(b"\n", b"\\n"))
+    windows = file_of(tmp_path / "windows", RSA.replace(b"\n", b"\r\n"))
     for environment in (
         {NAME: RSA.decode()},
         {NAME: RSA.decode().replace("\n", "\\n")},
         {NAME: RSA.decode().replace("\n", "\\n"), "WEAVER_TELEMETRY_VERIFICATION_KEY": ""},
         {f"{NAME}_FILE": str(mounted), f"{NAME}_PREVIOUS": "", f"{NAME}_PASSPHRASE": ""},
         {f"{NAME}_FILE": str(mounted), "WEAVER_TELEMETRY_VERIFICATION_KEY_FILE": public},
+        {f"{NAME}_FILE": written_out},
+        {f"{NAME}_FILE": windows},
     ):
         rsa, ed25519 = loaded(**environment)
         assert rsa.signer.verifier.pem.encode() == PUBLIC

@@ -313,7 +313,8 @@ async def test_a_retired_key_may_come_back_until_its_grace_is_over(
             pass
     clock.day(120, -1)
     async with running(tmp_path, clock, **ring.settings()) as log:
-        pass
+        # It is as old as at its first use, and not new again.
+        assert sample(log, "audit_key_age_days", algorithm="RSA") == pytest.approx(120, abs=0.01)
     keyfiles.write(ring.rsa, new, 0o600, replace=True)
     async with running(tmp_path, clock, **ring.settings()) as log:
         pass
