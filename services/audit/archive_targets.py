@@ -115,7 +115,8 @@ class DirectoryTarget:
             sync_directory(directory.parent)
 
     def _refused(self, error: OSError) -> TargetError:
-        return TargetError(f"{self.name}: {error.filename or ''}: {error.strerror}")
+        where = f" ({error.filename})" if error.filename else ""
+        return TargetError(f"{self.name}: {error.strerror}{where}")
 
 
 def open_target(url: str, environment: Mapping[str, str]) -> Target:

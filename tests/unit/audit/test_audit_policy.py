@@ -27,6 +27,22 @@ CsUYapGGPo4dkMgIAUqom/Xajj7h2fB2MPA3j2jxq2I=
 — witness.example.com/w1 jWbPPwAAAABkGFDLEZMHwSRaJNiIDoe9DYn/zXcrtPHeolMI5OWXEhZCB9dlrDJsX3b2oyin1nPZqhf5nNo0xUe+mbIUBkBIfZ+qnA==
 """  # noqa: E501 - as published
 
+# What a public log published and a public witness cosigned, with keys that both made known.
+PUBLISHED = """arche2025h1.staging.ct.transparency.dev
+1432088532
+U7WM79jrzyhGZ5/GUBTpM7NzwdyfFx61t3RovgcC4Ro=
+
+— arche2025h1.staging.ct.transparency.dev zTM8sQAAAZ5W0WdjBAMARjBEAiBjW5IQf9pvsYLfQFX6hoGREPMHbdQ3urbllzalApkptQIgIpwtEroeW2BXaHAI4kJXFbon5Ch9MNL5zRNZ55lvGt0=
+— arche2025h1.staging.ct.transparency.dev ui8GwCF1+kWqZrxGdhj4aX3gcw7XUlXQQabg/27lefwhUkzbC3NygNI75MdhL1bfTW9g8Ei59RA23oHP7Ry1k3ZFWwQ=
+— remora.n621.de 2net5wAAAABqEiEgPlfF3V06o0Y+fHM+J5J9s27wgxxcOVSpZ/2g/KSiXCg9DEZI+aVCIobWX9sXTynk5XeU/zZ0WBxtqB0DrAWfBw==
+— witness.stagemole.eu Z/euoAAAAABqEiEgw0i+7g2ENfDAWHmtRzCfKTHSDwYDJA2NmKeGi9Y8FtEyOUvVr+AJmIY/2TUFucgKi7lI7cUiOvKFYe/TmN9DAg==
+"""  # noqa: E501 - as published
+PUBLISHED_POLICY = b"""
+log arche2025h1.staging.ct.transparency.dev+ba2f06c0+AU0vHmlGCS/PdN8b2OaGmKprLI8HKM+dJ472xgFYh15f
+witness remora remora.n621.de+da77ade7+BOvN63jn/bLvkieywe8R6UYAtVtNbZpXh34x7onlmtw2
+quorum remora
+"""
+
 
 def cosigner(number: int, name: str = "") -> Cosigner:
     key = Ed25519PrivateKey.from_private_bytes(bytes([number]) * 32)
@@ -57,6 +73,18 @@ def test_the_published_example_has_the_layout_that_we_read() -> None:
     assert int.from_bytes(line.signature[:8], "big") == 1679315147
     assert len(line.signature) == 8 + 64
     assert cosigned_text(note).checkpoint.size == 20852163
+
+
+def test_what_a_public_witness_cosigned_is_accepted_and_nothing_else() -> None:
+    policy = parse_policy(PUBLISHED_POLICY)
+    found = vouched(parse_note(PUBLISHED.encode()), policy, 2e9)
+    assert found.accepted
+    assert [(vouch.witness, vouch.time) for vouch in found.vouches] == [("remora", 0x6A122120)]
+    other = PUBLISHED.replace("1432088532", "1432088533")
+    assert vouched(parse_note(other.encode()), policy, 2e9).problems == [
+        "the signature line of the log arche2025h1.staging.ct.transparency.dev is wrong",
+        "the cosignature of remora is wrong",
+    ]
 
 
 def test_an_ed25519_cosignature_signs_the_words_of_the_specification() -> None:
