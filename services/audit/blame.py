@@ -34,14 +34,23 @@ class Blame:
 
     def bad_records(self, size: int) -> int:
         """Return how many of the first records are known to be bad."""
-        bad: set[int] = set()
-        for span in self._bad:
-            bad.update(range(span.start, min(span.stop, size)))
-        return len(bad)
+        count = through = 0
+        for span in sorted(self._bad, key=lambda span: span.start):
+            start, end = max(span.start, through), min(span.stop, size)
+            count += max(0, end - start)
+            through = max(through, end)
+        return count
 
     def knows(self, first: int, width: int) -> bool:
         """Say whether a bad record among these was reported."""
         return any(span.start < first + width and first < span.stop for span in self._bad)
+
+    def cut(self, first: int, size: int) -> None:
+        """Report that nothing at all is there from a record on."""
+        self._bad.append(range(first, size))
+        name = bundle_of(first)
+        message = f"{name} and all that follows is missing: records {first} to {size - 1}"
+        self.damage("truncated", message, index=first, path=name)
 
     def form(self, tile: Tile, problem: str) -> None:
         """Report a file whose form is wrong; nothing when there is no problem."""

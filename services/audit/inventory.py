@@ -35,16 +35,18 @@ class Files(Protocol):
 
     Attributes:
         strangers: paths that no log has, the first thousand.
+        listed: whether it is known what is there; else it is only known what has to be.
     """
 
     strangers: list[str]
+    listed: bool
 
     def widths(self, level: int, number: int) -> list[int]:
         """Return the widths in which a tile is there, ascending; 256 is the full one."""
         ...
 
-    def last_bundle(self) -> int:
-        """Return the number of the last entry bundle; -1 when there is none."""
+    def last(self, level: int) -> int:
+        """Return the number of the last tile of a level; -1 when there is none."""
         ...
 
     def widest(self, level: int, number: int) -> tuple[Tile, bytes] | None:
@@ -116,6 +118,8 @@ class SizedFiles:
         fetch: returns a tile, or the full one that took its place.
     """
 
+    listed = False
+
     def __init__(self, size: int, fetch: Callable[[Tile], tuple[Tile, bytes] | None]) -> None:
         """See the class."""
         self._size = size
@@ -127,9 +131,9 @@ class SizedFiles:
         tile = tile_at(level, number, self._size)
         return [tile.width] if tile.width else []
 
-    def last_bundle(self) -> int:
-        """Return the number of the last entry bundle; -1 when there is none."""
-        return (self._size - 1) // TILE_WIDTH
+    def last(self, level: int) -> int:
+        """Return the number of the last tile of a level; -1 when there is none."""
+        return ((self._size >> (TILE_HEIGHT * max(level, 0))) - 1) // TILE_WIDTH
 
     def widest(self, level: int, number: int) -> tuple[Tile, bytes] | None:
         """Return a tile; None when it is not there, or a log of this size has none."""
@@ -153,6 +157,8 @@ class Inventory:
         strangers: paths that no log has, the first thousand.
     """
 
+    listed = True
+
     def __init__(self, log: Path) -> None:
         """Read the directory's names."""
         self._log = log
@@ -167,10 +173,10 @@ class Inventory:
         partial = sorted(self._partial.get((level, number), ()))
         return [*partial, TILE_WIDTH] if number in self._full[level] else partial
 
-    def last_bundle(self) -> int:
-        """Return the number of the last entry bundle; -1 when there is none."""
-        partial = (number for level, number in self._partial if level == ENTRIES)
-        return max(max(self._full[ENTRIES], default=-1), max(partial, default=-1))
+    def last(self, level: int) -> int:
+        """Return the number of the last tile of a level; -1 when there is none."""
+        partial = (number for at, number in self._partial if at == level)
+        return max(max(self._full[level], default=-1), max(partial, default=-1))
 
     def widest(self, level: int, number: int) -> tuple[Tile, bytes] | None:
         """Return the widest file of a tile, and its bytes."""
@@ -241,9 +247,10 @@ def read_regular(path: Path, limit: int) -> bytes:
         if path.is_symlink():
             raise NotAFileError(error.errno, "not a plain file", str(path)) from None
         raise
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise NotAFileError(0, "not a plain file", str(path))
     with os.fdopen(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise NotAFileError(0, "not a plain file", str(path))
         return file.read(limit + 1)
 
 

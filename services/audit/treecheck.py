@@ -67,7 +67,8 @@ class TreeCheck:
         self._pruned = pruned
         self._rows: dict[tuple[int, int], list[bytes]] = {}
         self._misshapen: set[Tile] = set()
-        self._last = files.last_bundle()
+        self._last = files.last(ENTRIES)
+        self._last_tile = files.last(0)
         self._edge = RightEdge(start, self._starting_levels())
 
     def steps(self) -> Iterator[int]:
@@ -78,6 +79,10 @@ class TreeCheck:
         if self._size == self._start:
             self._check_signed_edge()
         while number * TILE_WIDTH < self._size or number <= last:
+            if self._nothing_from(number):
+                self._blame.cut(number * TILE_WIDTH, self._size)
+                self._older = [old for old in self._older if old.size > self._size]
+                break
             leaves = self._check_bottom(number)
             first = number * TILE_WIDTH
             signed = max(0, min(len(leaves), self._size - first))
@@ -89,12 +94,16 @@ class TreeCheck:
             yield min(number * TILE_WIDTH, self._size)
             if len(leaves) < TILE_WIDTH:
                 break
-        self._blame.report.beyond = self._edge.size - self._size
+        self._blame.report.beyond = max(0, self._edge.size - self._size)
         self._compare_open_edge()
         self._completeness.finish()
         self._blame.finish()
         for tile in self._files.unused(self._start):
             self._blame.inserted(tile)
+
+    def _nothing_from(self, number: int) -> bool:
+        """Say whether neither records nor hashes are there from a bundle on."""
+        return number > max(self._last, self._last_tile)
 
     def _starting_levels(self) -> list[list[bytes]]:
         """Return the right edge at the start, as the tiles above the lowest level have it."""

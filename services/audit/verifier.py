@@ -14,7 +14,7 @@ from pathlib import Path
 from services.audit.blame import Blame
 from services.audit.checkpoint import SignedCheckpoint, parse_signed_checkpoint
 from services.audit.completeness import Completeness
-from services.audit.inventory import CHECKPOINT, LogDirectory, Source
+from services.audit.inventory import CHECKPOINT, LogDirectory, NotAFileError, Source
 from services.audit.merkle import TILE_WIDTH
 from services.audit.note import NoteError
 from services.audit.report import Report
@@ -110,6 +110,11 @@ class Verification:
             check_signatures(old, self._keys, report, newest=False)
             if old.checkpoint.origin != report.origin:
                 blame.other_log(old.checkpoint.origin)
+        if not files.listed and not any(line.state == "good" for line in report.signatures):
+            blame.damage(
+                "forked", "the log was not read: nobody who is trusted vouches for its size"
+            )
+            return
         older = [old.checkpoint for old in self._history]
         rotations = Rotations(report)
         completeness, start = self._begin(rotations)
@@ -134,6 +139,8 @@ class Verification:
             blame.damage("missing", "there is no checkpoint", path=CHECKPOINT)
         except NoteError as error:
             blame.damage("changed", f"{CHECKPOINT}: {error}", path=CHECKPOINT)
+        except NotAFileError as error:
+            blame.damage("changed", f"{CHECKPOINT}: {error.strerror}", path=CHECKPOINT)
         return None
 
     def _begin(self, rotations: Rotations) -> tuple[Completeness, int]:

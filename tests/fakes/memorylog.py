@@ -34,6 +34,8 @@ class MemoryLog:
         signed: the checkpoint to show instead of one of its own.
     """
 
+    listed = True
+
     def __init__(
         self,
         entries: Sequence[bytes],
@@ -106,9 +108,9 @@ class MemoryLog:
         """Return the widths in which a tile is there."""
         return sorted(self._widths.get((level, number), ()))
 
-    def last_bundle(self) -> int:
-        """Return the number of the last bundle."""
-        return max((number for level, number in self._widths if level == ENTRIES), default=-1)
+    def last(self, level: int) -> int:
+        """Return the number of the last tile of a level."""
+        return max((number for at, number in self._widths if at == level), default=-1)
 
     def widest(self, level: int, number: int) -> tuple[Tile, bytes] | None:
         """Return the widest file of a tile."""
