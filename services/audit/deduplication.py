@@ -191,6 +191,7 @@ class Deduplication:
         if not stream.old:
             del self._streams[stream.boot]
             return
+        stream.places = {}  # The old one keeps the room that it once needed.
         peer.idle[stream.boot] = None
         while len(peer.idle) > MAX_BOOTS or (peer.intervals > MAX_INTERVALS and peer.idle):
             oldest = next(iter(peer.idle))
