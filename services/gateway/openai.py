@@ -3,35 +3,34 @@
 Unknown fields pass; what is read is checked, and a wrong field is named as the vendor names it.
 """
 
-import re
-from collections.abc import Iterator, Sequence
-from typing import Any, Final, TypeVar
+from collections.abc import Sequence
+from typing import Any, Final
 
 import msgspec
 
 from services.common.errors import (
     DeadlineExceeded,
-    FieldViolation,
     Internal,
-    InvalidArgument,
     ResourceExhausted,
     Unavailable,
     WeaverError,
 )
 from services.gateway.ascii_json import MAX_ERROR_BODY, ascii_json
+from services.gateway.body import (
+    capped,
+    check_model,
+    check_whole,
+    decode,
+    prompt_tokens,
+    quoted,
+    wrong,
+)
 from services.gateway.calls import Ask
 from services.gateway.ports import ModelInfo
 
 MAX_CHOICES = 128
-BYTES_PER_TOKEN = 4
 ROLES: Final = frozenset(("system", "developer", "user", "assistant", "tool", "function"))
 DONE: Final = b"data: [DONE]\n\n"
-
-Request = TypeVar("Request")
-
-_PATH: Final = re.compile(
-    r"^(?P<what>.*?)(?: - at `(?:key in )?\$\.?(?P<path>[^`]*)`)?$", re.DOTALL
-)
 
 
 class _Message(msgspec.Struct):
@@ -76,11 +75,7 @@ class EmbeddingsRequest(msgspec.Struct):
 _CHAT: Final = msgspec.json.Decoder(ChatRequest)
 _EMBEDDINGS: Final = msgspec.json.Decoder(EmbeddingsRequest)
 
-
-_TOKEN: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"|[{}\[\]]', re.DOTALL)
-_COLON: Final = re.compile(rb"[ \t\r\n]*:")
-_DECIDING: Final = tuple(f'"{name}"'.encode() for name in (*ChatRequest.__struct_fields__, "input"))
-TWICE = 2
+_DECIDING: Final = quoted(*ChatRequest.__struct_fields__, "input")
 
 
 def parse_chat(body: bytes) -> ChatRequest:
@@ -89,22 +84,20 @@ def parse_chat(body: bytes) -> ChatRequest:
     Raises:
         InvalidArgument: naming the field.
     """
-    request = _decode(_CHAT, body)
-    _check_model(request.model)
+    request = decode(_CHAT, _DECIDING, body)
+    check_model(request.model)
     if not request.messages:
-        raise _wrong("messages", "must hold at least one message")
+        raise wrong("messages", "must hold at least one message")
     for number, message in enumerate(request.messages):
         if message.role not in ROLES:
             allowed = ", ".join(sorted(ROLES))
-            raise _wrong(f"messages[{number}].role", f"must be one of {allowed}")
+            raise wrong(f"messages[{number}].role", f"must be one of {allowed}")
     for field in ("max_tokens", "max_completion_tokens"):
-        value = getattr(request, field)
-        if value is not None and (value < 1 or value != int(value)):
-            raise _wrong(field, "must be a whole number of at least 1")
+        check_whole(field, getattr(request, field))
     if request.n is not None and (not 1 <= request.n <= MAX_CHOICES or request.n != int(request.n)):
-        raise _wrong("n", f"must be a whole number from 1 to {MAX_CHOICES}")
+        raise wrong("n", f"must be a whole number from 1 to {MAX_CHOICES}")
     if request.stream_options is not None and not request.stream:
-        raise _wrong("stream_options", "is allowed only when `stream` is true")
+        raise wrong("stream_options", "is allowed only when `stream` is true")
     return request
 
 
@@ -114,10 +107,10 @@ def parse_embeddings(body: bytes) -> EmbeddingsRequest:
     Raises:
         InvalidArgument: naming the field.
     """
-    request = _decode(_EMBEDDINGS, body)
-    _check_model(request.model)
+    request = decode(_EMBEDDINGS, _DECIDING, body)
+    check_model(request.model)
     if bytes(request.input)[:1] not in (b'"', b"["):
-        raise _wrong("input", "must be a text or a list")
+        raise wrong("input", "must be a text or a list")
     return request
 
 
@@ -136,9 +129,7 @@ def chat(body: bytes, most_output_tokens: int) -> Ask:
     """
     request = parse_chat(body)
     for field in ("max_tokens", "max_completion_tokens"):
-        value = getattr(request, field)
-        if value is not None and value > most_output_tokens:
-            body = _replace_number(body, field, most_output_tokens)
+        body = capped(body, field, getattr(request, field), most_output_tokens)
     output = min(request.max_output_tokens or most_output_tokens, most_output_tokens)
     return Ask(
         request.model, body, bool(request.stream), prompt_tokens(body), output * request.choices
@@ -153,11 +144,6 @@ def embeddings(body: bytes, _: int) -> Ask:
     """
     request = parse_embeddings(body)
     return Ask(request.model, body, stream=False, input_tokens=prompt_tokens(body), output_tokens=0)
-
-
-def prompt_tokens(body: bytes) -> int:
-    """Estimate the tokens of a body."""
-    return len(body) // BYTES_PER_TOKEN + 1
 
 
 _TYPES: Final[dict[type[WeaverError], str]] = {
@@ -224,100 +210,3 @@ def model_list(models: Sequence[ModelInfo]) -> bytes:
 
 def _param(error: WeaverError) -> str | None:
     return "model" if error.reason == "MODEL_NOT_FOUND" else None
-
-
-def _check_model(model: str) -> None:
-    if not model:
-        raise _wrong("model", "must name a model")
-
-
-def _decode(decoder: "msgspec.json.Decoder[Request]", body: bytes) -> Request:
-    if not body.isascii():
-        _check_utf8(body)
-    try:
-        request = decoder.decode(body)
-    except msgspec.ValidationError as error:
-        raise _validation_error(str(error)) from None
-    except RecursionError:
-        raise InvalidArgument("The body is nested too deeply.") from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InvalidArgument(f"The body is not valid JSON: {error}.") from None
-    _check_names(body)
-    return request
-
-
-def _check_utf8(body: bytes) -> None:
-    try:
-        body.decode()
-    except UnicodeDecodeError as error:
-        raise InvalidArgument(f"The body is not valid UTF-8 at byte {error.start}.") from None
-
-
-def _check_names(body: bytes) -> None:
-    """Refuse a body in which a field that decides stands twice, or is spelled with escapes.
-
-    A provider may read such a body in another way than the gateway did.
-    """
-    if b"\\u00" not in body and all(body.count(name) < TWICE for name in _DECIDING):
-        return
-    seen: set[str] = set()
-    for literal in _names(body):
-        name = msgspec.json.decode(literal, type=str)
-        if f'"{name}"'.encode() not in _DECIDING:
-            continue
-        if name in seen:
-            raise _wrong(name, "stands twice")
-        if literal != f'"{name}"'.encode():
-            raise _wrong(name, "is spelled with escapes")
-        seen.add(name)
-
-
-def _names(body: bytes) -> Iterator[bytes]:
-    """Yield the names of the top-level members, as they stand."""
-    depth = 0
-    for token in _TOKEN.finditer(body):
-        character = body[token.start()]
-        if character in b"{[":
-            depth += 1
-        elif character in b"}]":
-            depth -= 1
-        elif depth == 1 and _COLON.match(body, token.end()):
-            yield token.group()
-
-
-def _validation_error(text: str) -> InvalidArgument:
-    """Turn msgspec's sentence into one about a field."""
-    match = _PATH.match(text)
-    what, path = (match["what"], match["path"] or "") if match else (text, "")
-    missing = re.fullmatch(r"Object missing required field `([^`]+)`", what)
-    if missing:
-        path = f"{path}.{missing[1]}" if path else missing[1]
-        return _wrong(path, "is required")
-    return _wrong(path or "body", what[:1].lower() + what[1:])
-
-
-def _wrong(field: str, description: str) -> InvalidArgument:
-    return InvalidArgument(
-        f"`{field}` {description}."
-        if not description.startswith("expected")
-        else f"`{field}`: {description}.",
-        violations=(FieldViolation(field, description),),
-    )
-
-
-def _replace_number(body: bytes, field: str, value: int) -> bytes:
-    """Replace the number of a top-level member, every time it stands there."""
-    pattern = re.compile(rb'"' + field.encode() + rb'"([ \t\r\n]*:[ \t\r\n]*)-?[0-9.eE+-]+')
-    pieces: list[bytes] = []
-    done = depth = 0
-    for token in _TOKEN.finditer(body):
-        character = body[token.start()]
-        if character in b"{[":
-            depth += 1
-        elif character in b"}]":
-            depth -= 1
-        elif depth == 1 and (member := pattern.match(body, token.start())):
-            number = member.end(1)
-            pieces += body[done:number], str(value).encode()
-            done = member.end()
-    return b"".join([*pieces, body[done:]])
