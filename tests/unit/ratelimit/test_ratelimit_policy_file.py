@@ -1,5 +1,7 @@
 """The policy file: what it can say, what is refused with its place, and which rule applies."""
 
+from pathlib import Path
+
 import pytest
 
 from services.ratelimit.descriptor import DescriptorRule, Entry
@@ -195,3 +197,11 @@ def test_the_version_names_the_content() -> None:
     other = parse(b"version: 1\nrules: [{name: a, limit: 2, per: day}]", DEFAULTS)
     assert one.version == same.version
     assert len({one.version, other.version, Policy.of(DEFAULTS).version}) == 3
+
+
+def test_the_example_is_good() -> None:
+    example = Path(__file__).parents[3] / "deploy" / "ratelimit" / "policy.yaml"
+    policy = parse(example.read_bytes(), DEFAULTS)
+    assert names(policy, tenant="platform", roles=("admin",))["concurrency"] == (20, 0)
+    assert "requests" not in names(policy, tenant="platform", roles=("admin",))
+    assert names(policy, roles=("intern",))["interns"] == (100_000, 100_000 / 3600)
