@@ -424,7 +424,7 @@ BAD_URLS: Sequence[tuple[str, dict[str, str]]] = [
     ("file://host/path", {}),
     ("s3://", {}),
     ("http://bucket/x", {}),
-    ("s3://user:secret@bucket/x", {}),
+    ("s3://user:secret@bucket/x", {}),  # pragma: allowlist secret
     ("s3://bucket/x?versionId=1", {}),
     ("s3://bucket/x", {"AWS_ENDPOINT_URL": "http://s3.example:9000"}),
     ("s3://bucket/x", {"AWS_ENDPOINT_URL": "ftp://s3.example"}),
