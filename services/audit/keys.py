@@ -121,7 +121,10 @@ def load_private(pem: bytes, source: str, passphrase: bytes | None = None) -> ob
         _refuse(source, why)
     encrypted = b"ENCRYPTED" in block[0]
     if encrypted and passphrase is None:
-        _refuse(source, "the key is encrypted, and no passphrase is set.")
+        _refuse(
+            source,
+            "the key is encrypted, and no passphrase is set: …_PASSPHRASE or …_PASSPHRASE_FILE.",
+        )
     try:
         return load_pem_private_key(block[0], password=passphrase if encrypted else None)
     except (ValueError, TypeError, UnsupportedAlgorithm):
