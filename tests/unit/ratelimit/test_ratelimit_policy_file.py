@@ -102,7 +102,7 @@ def test_rules_for_envoy_can_be_said() -> None:
         ("version: 1\nrules: [{name: a, unlimited: true, limit: 1}]", "unlimited"),
         ("version: 1\nrules: [{name: a, limit: 1, per: day, match: {user: [x]}}]", "`user`"),
         (
-            "version: 1\nrules: [{name: a, limit: 1, per: day}, {name: a, unlimited: on, scope: role}]",
+            "version: 1\nrules: [{name: a, unlimited: on}, {name: a, unlimited: on, scope: role}]",
             "all rules named 'a' must have one scope and one unit",
         ),
         ("version: 1\nversion: 1", "'version' stands twice"),
