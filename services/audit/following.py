@@ -8,6 +8,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextvars import copy_context
 from pathlib import Path
 
 import structlog
@@ -60,7 +61,9 @@ class FollowingIndex:
         if self._broken or self._index.size < size:
             _log.info("audit_index_catches_up", records=size - self._index.size)
             self._work.set()
-        self._thread = threading.Thread(target=self._heal_forever, name="audit-index", daemon=True)
+        self._thread = threading.Thread(
+            target=copy_context().run, args=(self._heal_forever,), name="audit-index", daemon=True
+        )
         self._thread.start()
 
     @property

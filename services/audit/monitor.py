@@ -10,6 +10,7 @@ import contextlib
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextvars import copy_context
 from pathlib import Path
 from typing import Protocol
 
@@ -84,7 +85,9 @@ class Monitor:
         self._known: set[str] = set()
         self._holes: dict[str, float] = {}
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="audit-monitor", daemon=True)
+        self._thread = threading.Thread(
+            target=copy_context().run, args=(self._run,), name="audit-monitor", daemon=True
+        )
 
     def start(self) -> None:
         """Begin."""

@@ -98,6 +98,8 @@ class OfflineLog:
             msg = f"{name}{CHECKPOINT}: {error}"
             raise OfflineError(msg) from None
 
+        self._hashes = TileReader(self._tiles, self.size)
+
     @property
     def size(self) -> int:
         """How many records the checkpoint covers."""
@@ -137,7 +139,7 @@ class OfflineLog:
             msg = f"the log has no record {index}; its checkpoint covers {self.size}"
             raise OfflineError(msg)
         try:
-            return make_receipt(index, TileReader(self._tiles, self.size), self.checkpoint)
+            return make_receipt(index, self._hashes, self.checkpoint)
         except (OSError, ValueError) as error:
             msg = f"a tile cannot be read: {error}"
             raise OfflineError(msg) from None

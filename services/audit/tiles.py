@@ -19,6 +19,7 @@ ENTRIES = -1
 """Stands for the level of entry bundles."""
 
 _LENGTH_SIZE = 2
+_MAX_TILES = 256
 MAX_BUNDLE_SIZE = TILE_WIDTH * (_LENGTH_SIZE + MAX_ENTRY_SIZE)
 _PATH = re.compile(r"(entries|0|[1-9]\d?)/((?:x\d{3}/)*\d{3})(?:\.p/([1-9]\d{0,2}))?", re.ASCII)
 
@@ -207,7 +208,7 @@ class Readable(Protocol):
 class TileReader:
     """Reads the hashes of subtrees from tiles, for proofs in the tree of one size.
 
-    Tiles stay in memory as long as the reader does: make one for each proof.
+    Some hundred tiles stay in memory: proofs of records that are near each other share them.
     """
 
     def __init__(self, directory: Readable, size: int) -> None:
@@ -228,6 +229,8 @@ class TileReader:
         hashes = self._tiles.get((level, index))
         if hashes is None:
             data = self._directory.read(tile_at(level, index, self._size))
+            while len(self._tiles) >= _MAX_TILES:
+                self._tiles.pop(next(iter(self._tiles)))
             hashes = self._tiles[level, index] = split_hashes(data)
         return hashes
 

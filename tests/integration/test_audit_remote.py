@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 import pytest
 
+from services.audit.mirroring import mirror
 from services.audit.remote import RemoteLog
 from services.audit.report import Report
 from services.audit.verifier import verify
@@ -229,3 +230,47 @@ def test_a_server_that_forks_or_goes_back_is_found(server: Server, tmp_path: Pat
 def test_an_address_that_cannot_be_used_is_refused(url: str, credential: str, message: str) -> None:
     with pytest.raises(WebError, match=message):
         WebClient(url, credential=credential)
+
+
+def copy(server: Server, directory: Path) -> Report:
+    log = RemoteLog(WebClient(f"{server.url}/log"))
+    try:
+        return mirror(log, directory, keys_of())
+    finally:
+        log.close()
+
+
+def test_a_mirror_grows_with_the_log_and_verifies_by_itself(server: Server, tmp_path: Path) -> None:
+    directory = tmp_path / "mirror"
+    assert copy(server, directory).good
+    assert verify(directory, keys_of()).good
+    longer = log_of(tmp_path / "longer", 300, 1_500, 1_700)
+    shutil.rmtree(server.directory / "log")
+    longer.rename(server.directory / "log")
+    server.asked.clear()
+    report = copy(server, directory)
+    assert (report.good, report.size, report.since) == (True, 1_700, 1_500)
+    assert server.asked.count("/log/tile/entries/002") == 1, "looked at, and not copied again"
+    report = verify(directory, keys_of())
+    assert (report.findings, report.size) == ([], 1_700)
+    assert not (tmp_path / "mirror.scratch").exists()
+
+
+def test_a_mirror_does_not_follow_a_log_that_went_back_or_forked(
+    server: Server, tmp_path: Path
+) -> None:
+    directory = tmp_path / "mirror"
+    assert copy(server, directory).good
+    forged = [[entry(i + 1, reason="forged" if i == 7 else "") for i in range(1_800)]]
+    for other in (log_of(tmp_path / "short", 1_000), write_log(tmp_path / "forged", forged)):
+        shutil.rmtree(server.directory / "log")
+        other.rename(server.directory / "log")
+        assert {f.kind for f in copy(server, directory).findings} & {"rolled back", "forked"}
+        assert checkpoint_of(directory).checkpoint.size == 1_500
+
+
+def test_a_mirror_of_a_log_with_a_hole_says_what_is_missing(server: Server, tmp_path: Path) -> None:
+    (server.directory / "log" / "tile" / "entries" / "002").unlink()
+    report = copy(server, tmp_path / "mirror")
+    assert damage(report) == [("missing", "tile/entries/002")]
+    assert not (tmp_path / "mirror").exists()

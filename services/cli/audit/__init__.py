@@ -10,6 +10,7 @@ from services.cli.audit import (
     erasure,
     exporting,
     listing,
+    mirroring,
     prune,
     receipts,
     verification,
@@ -18,5 +19,16 @@ from services.cli.audit import (
 
 app = typer.Typer(name="audit", help="Verify and read the audit log.", no_args_is_help=True)
 
-for _group in (verification, listing, exporting, receipts, witness, archive, prune, erasure):
+_GROUPS = (
+    verification,
+    listing,
+    exporting,
+    mirroring,
+    receipts,
+    witness,
+    archive,
+    prune,
+    erasure,
+)
+for _group in _GROUPS:
     app.add_typer(_group.app)
