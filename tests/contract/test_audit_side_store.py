@@ -1,5 +1,6 @@
 """Pseudonyms, keys for owners, forgetting and erasing, over the service as it is wired."""
 
+import asyncio
 import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from services.audit.layout import Layout
 from services.audit.signatures import load_keys
 from services.audit.verifier import verify
-from services.common.errors import InvalidArgument, NotFound, PermissionDenied
+from services.common.errors import InvalidArgument, NotFound, PermissionDenied, Unavailable
 from services.common.settings import SettingsError
 from services.gateway.capture import seal_text
 from tests.fakes.auditlog import RunningLog, intent, outcome, record, running_log
@@ -375,3 +376,50 @@ async def test_an_outcome_keeps_its_callers_pseudonym(running: RunningLog) -> No
     first, second = await running.append([intent(1), outcome(2, of=1)])
     assert (await entry(running, first))["principal"]["subject"]
     assert (await entry(running, second))["intent_id"]["sequence"] == 1
+
+
+async def test_no_record_slips_behind_an_order_to_forget(running: RunningLog) -> None:
+    numbers = iter(range(1, 100_000))
+    done = asyncio.Event()
+
+    async def load() -> None:
+        while not done.is_set():
+            newcomer = of(next(numbers), f"newcomer-{next(numbers)}")
+            await running.append([of(next(numbers), "alice"), newcomer])
+
+    workers = [asyncio.create_task(load()) for _ in range(4)]
+    await asyncio.sleep(0.1)
+    shown = []
+    for _ in range(3):
+        shown.append((await forget(running, "alice")).pseudonym)
+        await asyncio.sleep(0.05)  # Records of the new pseudonym come in.
+    done.set()
+    await asyncio.gather(*workers)
+    found = [index for pseudonym in shown for index in await listed(running, subject=pseudonym)]
+    assert len(found) > len(shown)
+    for index in found:
+        with pytest.raises(NotFound) as caught:
+            await key_of(running, index)
+        assert caught.value.reason == "ERASED"
+
+
+async def test_an_erasure_that_broke_off_is_finished_by_the_next_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running_log(tmp_path, principal="pseudonym") as running:
+        (index,) = await running.append([of(1, "alice")])
+        shown = (await entry(running, index))["principal"]["subject"]
+
+        def fail(*_: object) -> None:
+            raise OSError(28, "No space left on device")
+
+        with monkeypatch.context() as broken:
+            broken.setattr("services.audit.commitment_keys.CommitmentKeys.erase", fail)
+            with pytest.raises(Unavailable, match="Order it again"):
+                await forget(running, "alice")
+        assert await key_of(running, index)
+    async with running_log(tmp_path, principal="pseudonym") as running:
+        with pytest.raises(NotFound) as caught:
+            await key_of(running, index)
+        assert caught.value.reason == "ERASED"
+        assert await listed(running, subject=shown) == [index]
