@@ -70,7 +70,17 @@ class Rotations:
         self._report.add("signatures", "wrongly signed", message, index=at)
 
     def _compare_archive(self, keys: Keys) -> None:
-        """Report keys that the log announces and the archive does not know."""
+        """Report keys that the log announces and the archive does not know, and the reverse.
+
+        Who writes the archive could add a key of their own and sign with it. While a key takes over
+        from another both sign, and its record may still be under way.
+        """
+        good = [line for line in self._report.signatures if line.state == "good"]
+        for term in keys.terms if self._announced else ():
+            signed = {line.fingerprint for line in good if line.algorithm == term.algorithm}
+            if term.start_record is None and signed == {term.fingerprint}:
+                message = f"no record announces the {term.algorithm} key {term.fingerprint[:16]}"
+                self._report.add("signatures", "wrongly signed", message, path="checkpoint")
         known = {term.fingerprint for term in keys.terms}
         for at, fingerprint in self._announced.items():
             if fingerprint not in known and at < self._report.size:

@@ -13,12 +13,13 @@ from services.audit.events import OwnEvents
 from services.audit.first_use import FILE, FirstUse, FirstUses, check_environment
 from services.audit.key_metrics import KeyMetrics
 from services.audit.key_settings import sources
+from services.audit.keyring import KeyRing, Terms
 from services.audit.keysource import LoadedKey
 from services.audit.keywatch import KeyWatch
 from services.audit.layout import Layout
 from services.audit.log import Log
 from services.audit.note import VerifierKey
-from services.audit.rotation import KeyRing, Rotation, Terms
+from services.audit.rotation import Rotation
 from services.audit.settings import AuditSettings
 from services.common.clock import Clock
 from services.common.health import Health

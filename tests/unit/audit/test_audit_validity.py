@@ -172,6 +172,17 @@ def test_a_key_that_the_archive_lacks_and_the_log_announces_is_missing(rotated: 
     assert any("which the archive of keys does not have" in m for m in findings(report))
 
 
+def test_a_key_that_was_slipped_into_the_archive_is_convicted(rotated: Rotated) -> None:
+    """Whoever can write the archive adds a key of their own and signs the newest checkpoint."""
+    archive = rotated.archive
+    mine = Signer(archive.origin, keys.generate_rsa(2048))
+    archive.use([mine.verifier, rotated.ed25519.verifier], DAY_0 + 91 * DAY_S, size=0)
+    archive.save(Layout(rotated.log).keys)
+    rotated.resign(mine, rotated.ed25519)
+    messages = findings(rotated.verify())
+    assert f"no record announces the RSA key {mine.verifier.fingerprint[:16]}" in messages
+
+
 def test_an_old_key_leads_to_the_new_one_until_its_grace_is_over(rotated: Rotated) -> None:
     """Replaced on day 90, the old key is accepted until day 120, to the second."""
     trusted = Keys(keys=[rotated.old.verifier.public_key])
