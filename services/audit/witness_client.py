@@ -48,11 +48,12 @@ class HTTPWitness:
             raise WitnessFailure("unreachable", f"it cannot be reached: {_plain(error)}") from None
 
 
-def open_session(ca: Path | None = None) -> aiohttp.ClientSession:
+def open_session(ca: Path | None = None, total_s: float = _TOTAL_S) -> aiohttp.ClientSession:
     """Return a session for witnesses; who opens it closes it.
 
     Args:
         ca: trusts these certificates besides the machine's.
+        total_s: how long a request may take, from the connection to the last byte.
 
     Raises:
         OSError: the file cannot be read, or holds no certificate (`ssl.SSLError`).
@@ -62,7 +63,7 @@ def open_session(ca: Path | None = None) -> aiohttp.ClientSession:
         tls.load_verify_locations(ca)
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(ssl=tls, limit_per_host=2),
-        timeout=aiohttp.ClientTimeout(total=_TOTAL_S, sock_connect=_CONNECT_S),
+        timeout=aiohttp.ClientTimeout(total=total_s, sock_connect=_CONNECT_S),
         headers={"Content-Type": "text/plain; charset=utf-8", "User-Agent": "weaver"},
         auto_decompress=False,
         cookie_jar=aiohttp.DummyCookieJar(),
