@@ -2,6 +2,7 @@
 
 import asyncio
 import shutil
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from services.audit.layout import Layout
 from services.audit.signatures import load_keys
 from services.audit.verifier import verify
+from services.audit.wal import WriteAheadLog
 from services.common.errors import InvalidArgument, NotFound, PermissionDenied, Unavailable
 from services.common.settings import SettingsError
 from services.gateway.capture import seal_text
@@ -378,7 +380,16 @@ async def test_an_outcome_keeps_its_callers_pseudonym(running: RunningLog) -> No
     assert (await entry(running, second))["intent_id"]["sequence"] == 1
 
 
-async def test_no_record_slips_behind_an_order_to_forget(running: RunningLog) -> None:
+async def test_no_record_slips_behind_an_order_to_forget(
+    running: RunningLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = WriteAheadLog.commit
+
+    def slow(self: WriteAheadLog, batches: Any) -> None:
+        time.sleep(0.03)  # On the disk's thread: records wait behind those that are written.
+        commit(self, batches)
+
+    monkeypatch.setattr(WriteAheadLog, "commit", slow)
     numbers = iter(range(1, 100_000))
     done = asyncio.Event()
 
