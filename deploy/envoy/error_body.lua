@@ -40,7 +40,9 @@ end
 function envoy_on_request(request)
   local headers = request:headers()
   local metadata = request:streamInfo():dynamicMetadata()
-  if headers:get(":path"):find("/v1/messages", 1, true) == 1 then
+  local path = headers:get(":path")
+  local lists = path:find("/v1/models", 1, true) == 1 and headers:get("anthropic-version") ~= nil
+  if lists or path:find("/v1/messages", 1, true) == 1 then
     metadata:set("weaver", "dialect", "anthropic")
   end
   if is_grpc(headers:get("content-type")) then

@@ -5,12 +5,27 @@ from typing import Protocol
 
 import msgspec
 
-from services.common.errors import ResourceExhausted, WeaverError
+from services.common.errors import (
+    FieldViolation,
+    InvalidArgument,
+    ResourceExhausted,
+    WeaverError,
+)
 from services.gateway.authorization import Scope
 from services.gateway.events import RecordReference
 from services.gateway.ports import Admission, Generation, ModelInfo
+from services.gateway.redaction import Redactor
 
 Headers = tuple[tuple[str, str], ...]
+OPENAI_HEADERS = ("openai-organization", "openai-project", "openai-beta", "idempotency-key")
+
+
+class StreamRedaction(Protocol):
+    """Takes personal data out of one stream."""
+
+    def events(self, body: bytes) -> bytes:
+        """Take whole server-sent events and return what can be released of them."""
+        ...
 
 
 class Ask(msgspec.Struct, frozen=True):
@@ -43,12 +58,18 @@ class Surface(msgspec.Struct, frozen=True):
         scope: what a caller's roles must allow.
         read: reads a body, given the most output tokens that the deployment allows.
         dialect: a `weaver.model.v1.Dialect` without its prefix; "" where no model is called.
+        headers: the request headers that go along to the provider.
+        error_event: writes the error event of the dialect's streams; None for OpenAI's.
+        redaction: makes what redacts one of its streams; None for OpenAI's chat completions.
     """
 
     name: str
     scope: Scope
     read: Callable[[bytes, int], Ask]
     dialect: str = ""
+    headers: tuple[str, ...] = OPENAI_HEADERS
+    error_event: Callable[[WeaverError, str], bytes] | None = None
+    redaction: Callable[[Redactor], StreamRedaction] | None = None
 
 
 class Call(msgspec.Struct, frozen=True):
@@ -92,6 +113,24 @@ class LimitExceeded(ResourceExhausted):
             metadata={"quota": rule},
         )
         self.admission = admission
+
+
+class ContextExceeded(InvalidArgument):
+    """A prompt is longer than the model's context.
+
+    Args:
+        tokens: the estimate of the prompt.
+        most: what the model takes.
+    """
+
+    def __init__(self, tokens: int, most: int) -> None:
+        """See the class."""
+        super().__init__(
+            f"The prompt is too long: it has about {tokens} tokens, and this model's maximum "
+            f"context length is {most} tokens.",
+            reason="CONTEXT_LENGTH_EXCEEDED",
+            violations=(FieldViolation("messages", f"must have no more than {most} tokens."),),
+        )
 
 
 class WholeResponse(msgspec.Struct, frozen=True):

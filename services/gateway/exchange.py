@@ -126,6 +126,11 @@ class Exchange:
         self._left = False
         self.closed = False
 
+    @property
+    def most_output_tokens(self) -> int:
+        """The most tokens that the model can answer with; 0 when not known."""
+        return 0 if self._model is None else self._model.max_output_tokens
+
     async def redact(self) -> None:
         """Take personal data out of the prompt."""
         if self.redactor is not None:

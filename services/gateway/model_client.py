@@ -100,6 +100,7 @@ def _request(call: ModelCall) -> pb.GenerateRequest:
         model=call.model,
         body=call.body,
         principal=principal_message(call.principal),
+        max_output_tokens=call.max_output_tokens,
     )
     for name, value in call.headers:
         request.headers.add(name=name, value=value)

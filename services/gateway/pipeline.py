@@ -19,7 +19,15 @@ from services.common.clock import Clock
 from services.common.errors import Internal, Unavailable, WeaverError
 from services.gateway.authentication import Authenticator
 from services.gateway.authorization import Authorizer, Scope
-from services.gateway.calls import Ask, Call, LimitExceeded, Response, WholeResponse
+from services.gateway.body import text_tokens
+from services.gateway.calls import (
+    Ask,
+    Call,
+    ContextExceeded,
+    LimitExceeded,
+    Response,
+    WholeResponse,
+)
 from services.gateway.catalogue import Catalogue
 from services.gateway.events import CaptureRule, RecordReference
 from services.gateway.exchange import CLIENT_CLOSED_REQUEST, Exchange, Unrecorded
@@ -43,7 +51,6 @@ Result = TypeVar("Result")
 
 READ_AT_ONCE = 64 * 1024
 INTERNAL_SERVER_ERROR = 500
-PASSED_HEADERS = ("openai-organization", "openai-project", "openai-beta", "idempotency-key")
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,6 +238,8 @@ class Pipeline:
             self._authorizer.require(principal, call.surface.scope)
             ask = await self._read(call)
             model = await self._catalogue.find(ask.model) if call.surface.dialect else None
+            if model is not None and 0 < model.context_tokens < ask.input_tokens:
+                await self._check_length(ask, model)
             admission = await self._limiter.reserve(
                 principal,
                 ask.model,
@@ -295,14 +304,16 @@ class Pipeline:
             clock=self._clock,
             idle_timeout_s=self._settings.stream_idle_timeout_s,
             outcome_timeout_s=self._settings.request_timeout_s,
-            error_event=self._error_event,
+            error_event=exchange.call.surface.error_event or self._error_event,
         )
         self._streams.add(stream)
         return stream
 
     def _model_call(self, exchange: Exchange) -> ModelCall:
         call = exchange.call
-        headers = tuple((name, value) for name in PASSED_HEADERS if (value := call.header(name)))
+        names = call.surface.headers
+        headers = tuple((name, value) for name in names if (value := call.header(name)))
+        most = self._settings.max_output_tokens
         return ModelCall(
             call.request_id,
             exchange.principal,
@@ -310,6 +321,7 @@ class Pipeline:
             exchange.ask.model,
             exchange.prompt,
             headers,
+            min(most, exchange.most_output_tokens or most),
         )
 
     def _remaining(self, exchange: Exchange) -> float:
@@ -322,6 +334,12 @@ class Pipeline:
         if len(call.body) <= READ_AT_ONCE:
             return call.surface.read(call.body, most)
         return await asyncio.to_thread(call.surface.read, call.body, most)
+
+    async def _check_length(self, ask: Ask, model: ModelInfo) -> None:
+        """Refuse a prompt that is longer than the model's context, by the estimate of its texts."""
+        tokens = await asyncio.to_thread(text_tokens, ask.body)
+        if tokens > model.context_tokens:
+            raise ContextExceeded(tokens, model.context_tokens)
 
     def _refuse(self, call: Call, principal: Principal | None, error: BaseException) -> None:
         """Count a request that was refused, or given up before it was admitted."""

@@ -72,6 +72,7 @@ class ModelCall(msgspec.Struct, frozen=True):
     model: str
     body: bytes
     headers: tuple[tuple[str, str], ...] = ()
+    max_output_tokens: int = 0
 
 
 class Generation(msgspec.Struct, frozen=True):

@@ -7,7 +7,7 @@ within one request.
 """
 
 import re
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -15,8 +15,12 @@ from services.gateway.personal_data import LONGEST_MATCH, find, suspicious
 
 # Possessive, so that no input makes it go back.
 _LITERAL: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
-# What could hold digits and letters in any order and is no text: a file inside a data URI.
-_FILE: Final = re.compile(rb'"data:[a-z]++\\?/[A-Za-z0-9.+-]++;base64,[A-Za-z0-9+/=\\]*+"')
+# What could hold digits and letters in any order and is no text: a file in a data URI, a long run
+# of nothing but base64 (a file, a signature), what a vendor has encrypted.
+_FILE: Final = re.compile(
+    rb'"(?:data:[a-z]++\\?/[A-Za-z0-9.+-]++;base64,[A-Za-z0-9+/=\\]*+'
+    rb'|[A-Za-z0-9+/\\]{128,}+=*+|gAAAA[A-Za-z0-9_-]{64,}+=*+)"'
+)
 # What a match can begin with and not yet be complete: an IBAN or digits in groups, the last word.
 _UNFINISHED: Final = re.compile(r"(?:\b[A-Z]{2}[0-9]{2}[A-Z0-9 ]*|\+?[0-9][0-9 ().-]*|[^\s]+)$")
 # The same for what can be much longer: a token, a private key.
@@ -83,10 +87,19 @@ def without_logprobs(data: bytes) -> bytes:
     """Take out the log probabilities: they spell a text that was changed, token by token."""
     if not _LOGPROBS.search(data):
         return data
-    answer = msgspec.json.decode(data)
-    for choice in answer.get("choices", ()):
-        choice["logprobs"] = None
-    return msgspec.json.encode(answer)
+    return msgspec.json.encode(scrubbed(msgspec.json.decode(data)))
+
+
+def scrubbed(value: Any) -> Any:  # noqa: ANN401 - any JSON
+    """Return JSON with every `logprobs` emptied, in whichever dialect it stands."""
+    if isinstance(value, list):
+        return [scrubbed(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    return {
+        name: ([] if isinstance(item, list) else None) if name == "logprobs" else scrubbed(item)
+        for name, item in value.items()
+    }
 
 
 def _decoded(literal: bytes) -> str:

@@ -10,10 +10,11 @@ import msgspec
 from google.api import httpbody_pb2
 
 from services.common import logs
-from services.common.errors import Internal, NotFound, Unimplemented, WeaverError
-from services.gateway import anthropic, http, openai, typed
+from services.common.errors import Internal, NotFound, WeaverError
+from services.gateway import anthropic, http, openai, responses, typed
 from services.gateway.authorization import Scope
-from services.gateway.calls import Ask, StreamedResponse, Surface, WholeResponse
+from services.gateway.calls import StreamedResponse, Surface, WholeResponse
+from services.gateway.event_redaction import MessageRedactor, ResponseRedactor
 from services.gateway.health import HealthReport
 from services.gateway.pipeline import Pipeline
 from weaver.gateway.v1 import gateway_service_pb2 as pb
@@ -21,22 +22,34 @@ from weaver.gateway.v1 import gateway_service_pb2_grpc
 
 JSON = "application/json"
 VENDOR_BODY = "vendor_body"
+ANTHROPIC_VERSION = "anthropic-version"
 CHAT = Surface("chat.completions", Scope.GENERATE, openai.chat, "OPENAI_CHAT")
 EMBEDDINGS = Surface("embeddings", Scope.GENERATE, openai.embeddings, "OPENAI_EMBEDDINGS")
-
-
-def _unserved(name: str) -> Surface:
-    """Return a surface of the contract that no provider serves yet: refused, and counted."""
-
-    def read(_: bytes, __: int) -> Ask:
-        raise Unimplemented(f"`{name}` is not served here. Use `/v1/chat/completions`.")
-
-    return Surface(name, Scope.GENERATE, read)
-
-
-RESPONSES = _unserved("responses")
-MESSAGES = _unserved("messages")
-COUNT_TOKENS = _unserved("messages.count_tokens")
+RESPONSES = Surface(
+    "responses",
+    Scope.GENERATE,
+    responses.responses,
+    "OPENAI_RESPONSES",
+    error_event=responses.error_event,
+    redaction=ResponseRedactor,
+)
+_ANTHROPIC_HEADERS = ("anthropic-beta", ANTHROPIC_VERSION, "idempotency-key")
+MESSAGES = Surface(
+    "messages",
+    Scope.GENERATE,
+    anthropic.messages,
+    "ANTHROPIC_MESSAGES",
+    headers=_ANTHROPIC_HEADERS,
+    error_event=anthropic.error_event,
+    redaction=MessageRedactor,
+)
+COUNT_TOKENS = Surface(
+    "messages.count_tokens",
+    Scope.GENERATE,
+    anthropic.count_tokens,
+    "ANTHROPIC_COUNT_TOKENS",
+    headers=_ANTHROPIC_HEADERS,
+)
 
 
 class ShapedErrors:
@@ -114,17 +127,21 @@ class GatewayServicer(gateway_service_pb2_grpc.GatewayServiceServicer):
             return httpbody_pb2.HttpBody(content_type=JSON, data=msgspec.json.encode(body))
 
     async def ListModels(self, request: pb.ListModelsRequest, context: Any) -> Any:  # noqa: ARG002 - gRPC's signature
-        """List the models that the caller may use."""
-        with ShapedErrors(context):
-            models = await self._pipeline.models(http.request_headers(context))
-            return httpbody_pb2.HttpBody(content_type=JSON, data=openai.model_list(models))
+        """List the models that the caller may use, as the vendor whose client asks."""
+        header = http.request_headers(context)
+        vendor = anthropic if header(ANTHROPIC_VERSION) else openai
+        with ShapedErrors(context, vendor.error_body):
+            models = await self._pipeline.models(header)
+            return httpbody_pb2.HttpBody(content_type=JSON, data=vendor.model_list(models))
 
     async def GetModel(self, request: pb.GetModelRequest, context: Any) -> Any:
-        """Return one model that the caller may use."""
-        with ShapedErrors(context):
-            for model in await self._pipeline.models(http.request_headers(context)):
+        """Return one model that the caller may use, as the vendor whose client asks."""
+        header = http.request_headers(context)
+        vendor = anthropic if header(ANTHROPIC_VERSION) else openai
+        with ShapedErrors(context, vendor.error_body):
+            for model in await self._pipeline.models(header):
                 if model.id == request.id:
-                    data = msgspec.json.encode(openai.model_json(model))
+                    data = msgspec.json.encode(vendor.model_json(model))
                     return httpbody_pb2.HttpBody(content_type=JSON, data=data)
             msg = f"The model `{request.id[:128]}` does not exist or you may not use it."
             raise NotFound(msg, reason="MODEL_NOT_FOUND")
@@ -133,7 +150,29 @@ class GatewayServicer(gateway_service_pb2_grpc.GatewayServiceServicer):
         self, request: httpbody_pb2.HttpBody, context: Any
     ) -> httpbody_pb2.HttpBody:
         """Answer OpenAI chat completions, whole or streamed; the last message is returned."""
-        response = await self._run(CHAT, request.data, context)
+        return await self._answer(CHAT, request, context)
+
+    async def Responses(  # type: ignore[override] # see interceptors.chain
+        self, request: httpbody_pb2.HttpBody, context: Any
+    ) -> httpbody_pb2.HttpBody:
+        """Answer OpenAI responses, likewise."""
+        return await self._answer(RESPONSES, request, context)
+
+    async def Messages(  # type: ignore[override] # see interceptors.chain
+        self, request: httpbody_pb2.HttpBody, context: Any
+    ) -> httpbody_pb2.HttpBody:
+        """Answer Anthropic messages, likewise."""
+        return await self._answer(MESSAGES, request, context, anthropic.error_body)
+
+    async def _answer(
+        self,
+        surface: Surface,
+        request: httpbody_pb2.HttpBody,
+        context: Any,
+        error_body: Callable[[WeaverError, str], bytes] = openai.error_body,
+    ) -> httpbody_pb2.HttpBody:
+        """Answer whole or streamed, as the body asks; the last message is returned."""
+        response = await self._run(surface, request.data, context, error_body)
         if isinstance(response, WholeResponse):
             return httpbody_pb2.HttpBody(content_type=response.content_type, data=response.body)
         try:
@@ -157,26 +196,13 @@ class GatewayServicer(gateway_service_pb2_grpc.GatewayServiceServicer):
         assert isinstance(response, WholeResponse)  # noqa: S101 - the surface never streams
         return httpbody_pb2.HttpBody(content_type=response.content_type, data=response.body)
 
-    async def Responses(
-        self, request: httpbody_pb2.HttpBody, context: Any
-    ) -> AsyncIterator[httpbody_pb2.HttpBody]:
-        """Refuse OpenAI responses: no provider serves them yet."""
-        await self._run(RESPONSES, request.data, context)
-        yield httpbody_pb2.HttpBody()
-
-    async def Messages(
-        self, request: httpbody_pb2.HttpBody, context: Any
-    ) -> AsyncIterator[httpbody_pb2.HttpBody]:
-        """Refuse Anthropic messages: no provider serves them yet."""
-        await self._run(MESSAGES, request.data, context, anthropic.error_body)
-        yield httpbody_pb2.HttpBody()
-
     async def CountTokens(
         self, request: httpbody_pb2.HttpBody, context: Any
     ) -> httpbody_pb2.HttpBody:
-        """Refuse to count tokens: no provider serves it yet."""
-        await self._run(COUNT_TOKENS, request.data, context, anthropic.error_body)
-        return httpbody_pb2.HttpBody()
+        """Count the tokens of Anthropic messages."""
+        response = await self._run(COUNT_TOKENS, request.data, context, anthropic.error_body)
+        assert isinstance(response, WholeResponse)  # noqa: S101 - the surface never streams
+        return httpbody_pb2.HttpBody(content_type=response.content_type, data=response.body)
 
     async def Generate(self, request: pb.GenerateRequest, context: Any) -> pb.GenerateResponse:
         """Answer a typed model call."""

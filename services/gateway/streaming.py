@@ -74,7 +74,8 @@ class Stream:
         self._error_event = error_event
         self._received = exchange.answer_commitments.running("ANSWER_RECEIVED")
         self._sent = exchange.answer_commitments.running("ANSWER_SENT")
-        self._redactor = None if exchange.redactor is None else StreamRedactor(exchange.redactor)
+        redaction = exchange.call.surface.redaction or StreamRedactor
+        self._redactor = None if exchange.redactor is None else redaction(exchange.redactor)
 
     @property
     def admission(self) -> Admission:
