@@ -1,7 +1,7 @@
 """A provider without a network: the same prompt always gets the same answer.
 
-It is for development, tests and load: it speaks OpenAI's chat completions and embeddings exactly,
-says the prompt back, and counts a word as a token. Nothing it says means anything.
+It is for development, tests and load: it speaks OpenAI's chat completions, responses and embeddings
+exactly, says the prompt back, and counts a word as a token. Nothing it says means anything.
 """
 
 import asyncio
@@ -13,7 +13,8 @@ import msgspec
 from services.common.clock import Clock
 from services.model.call import Answer, Call, Chunk, Dialect, Facts, Headers, Usage
 from services.model.openai_chat import plan_stream
-from services.model.providers.stub_answer import Reply, embed, refused, reply_to
+from services.model.providers import stub_response
+from services.model.providers.stub_answer import Reply, embed, refused, reply_to, respond_to
 
 _encode = msgspec.json.encode
 
@@ -41,7 +42,7 @@ class Stub:
     """
 
     name = "stub"
-    dialects = frozenset({Dialect.OPENAI_CHAT, Dialect.OPENAI_EMBEDDINGS})
+    dialects = frozenset({Dialect.OPENAI_CHAT, Dialect.OPENAI_RESPONSES, Dialect.OPENAI_EMBEDDINGS})
 
     def __init__(self, clock: Clock, settings: StubSettings | None = None) -> None:
         """See the class."""
@@ -54,6 +55,10 @@ class Stub:
             await asyncio.sleep(self._settings.latency_s)
         if call.dialect is Dialect.OPENAI_EMBEDDINGS:
             return embed(call)
+        if call.dialect is Dialect.OPENAI_RESPONSES:
+            reply = respond_to(call.body, self._settings.words)
+            body = stub_response.whole(call.model, int(self._clock.time()), reply)
+            return Answer(body, Facts(call.model, reply.finish_reason, reply.usage))
         reply = reply_to(call.body, self._settings.words)
         choice = b'"message":{"role":"assistant","content":%b,"refusal":null},' % _encode(
             "".join(reply.words)
@@ -68,9 +73,14 @@ class Stub:
 
     async def open(self, call: Call) -> "StubStream":
         """Return the answer as a stream."""
-        plan_stream(call.body, ask_usage=False)
         if self._settings.latency_s:
             await asyncio.sleep(self._settings.latency_s)
+        if call.dialect is Dialect.OPENAI_RESPONSES:
+            reply = respond_to(call.body, self._settings.words)
+            chunks = stub_response.streamed(call.model, int(self._clock.time()), reply)
+            facts = Facts(call.model, reply.finish_reason, reply.usage)
+            return StubStream(chunks, facts, self._settings.chunk_delay_s)
+        plan_stream(call.body, ask_usage=False)
         if call.dialect is not Dialect.OPENAI_CHAT:
             raise refused(param="stream", message="Embeddings do not stream.")
         reply = reply_to(call.body, self._settings.words)

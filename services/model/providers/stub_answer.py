@@ -35,6 +35,12 @@ class _Chat(msgspec.Struct):
     stop: str | list[str] | None = None
 
 
+class _Response(msgspec.Struct):
+    input: str | list[_Message] = ""
+    instructions: str | None = None
+    max_output_tokens: int | None = None
+
+
 class _Embeddings(msgspec.Struct):
     input: str | list[str | int | list[int]]
     dimensions: int | None = None
@@ -62,6 +68,7 @@ class Reply(msgspec.Struct, frozen=True):
 
 
 _decode_chat = msgspec.json.Decoder(_Chat).decode
+_decode_response = msgspec.json.Decoder(_Response).decode
 _decode_embeddings = msgspec.json.Decoder(_Embeddings).decode
 
 
@@ -76,9 +83,28 @@ def reply_to(body: bytes, length: int) -> Reply:
         ProviderError: the request makes no sense.
     """
     try:
-        asked = _decode_chat(body)
+        return _reply(_decode_chat(body), length)
     except msgspec.DecodeError as error:
         raise refused(param="messages", message=str(error)) from None
+
+
+def respond_to(body: bytes, length: int) -> Reply:
+    """Return what is said to a request for a response; the arguments are those of `reply_to`.
+
+    Raises:
+        ProviderError: the request makes no sense.
+    """
+    try:
+        asked = _decode_response(body)
+    except msgspec.DecodeError as error:
+        raise refused(param="input", message=str(error)) from None
+    given = asked.input
+    messages = [_Message(asked.instructions)] if asked.instructions else []
+    messages += [_Message(given)] if isinstance(given, str) else given
+    return _reply(_Chat(messages, max_tokens=asked.max_output_tokens), length)
+
+
+def _reply(asked: _Chat, length: int) -> Reply:
     choices = 1 if asked.n is None else asked.n
     if not 1 <= choices <= MAX_CHOICES:
         raise refused(param="n", message=f"n must lie between 1 and {MAX_CHOICES}.")
