@@ -1,6 +1,7 @@
 """`weaver audit` and `weaver keys`: what they print and how they exit."""
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from click.testing import Result
 from typer import Typer
 from typer.testing import CliRunner
 
+from services.audit.checkpoint import parse_signed_checkpoint
 from services.audit.keyfiles import ED25519_FILE, RSA_FILE, RSA_PUBLIC_FILE
 from services.audit.keys import generate_rsa, private_pem
 from services.cli import audit, keys
@@ -195,3 +197,56 @@ def test_keys_list_shows_every_key(log: Path) -> None:
     document = json.loads(run(keys.app, "list", "--json").stdout)
     assert [key["start_record"] for key in document["keys"]] == [0, 1]
     assert run(keys.app, "list", "--log", "/nonexistent").exit_code == 2
+
+
+def test_verify_remembers_what_it_accepted_and_refuses_a_log_that_went_back(
+    log: Path, tmp_path: Path
+) -> None:
+    old = shutil.copytree(log, tmp_path / "old")
+    shutil.copyfile(log.with_name("log.keys"), tmp_path / "old.keys")
+    keys_file = log.with_name("log.keys")
+    shorter = parse_signed_checkpoint((old / "checkpoint").read_bytes()).checkpoint.size
+    assert run(audit.app, "verify", log, "--since", "last").exit_code == 2
+    assert run(audit.app, "verify", log).exit_code == 0
+    (kept,) = {path.read_bytes() for path in (tmp_path / "auditor").iterdir()}
+    assert kept == (log / "checkpoint").read_bytes()
+    result = run(audit.app, "verify", log, "--since", "last")
+    assert f"the first {shorter} rest on the checkpoint that was kept" in result.stdout
+
+    forged = kept.decode().split("\n")
+    ahead = tmp_path / "ahead"
+    ahead.write_text("\n".join([forged[0], "9999", *forged[2:]]))
+    result = run(audit.app, "verify", old, "--keys", keys_file, "--since", ahead)
+    assert result.exit_code == 1
+    assert "rolled back" in result.stdout
+    for path in (tmp_path / "auditor").iterdir():
+        path.write_bytes(ahead.read_bytes())
+    assert run(audit.app, "verify", old, "--keys", keys_file).exit_code == 1
+    assert run(audit.app, "verify", old, "--keys", keys_file, "--no-remember").exit_code == 0
+    for path in (tmp_path / "auditor").iterdir():
+        path.write_bytes(b"nonsense")
+    result = run(audit.app, "verify", log)
+    assert result.exit_code == 2
+    assert "--no-remember" in result.stderr
+
+
+@pytest.mark.parametrize("content", [None, "nonsense"])
+def test_verify_refuses_a_kept_checkpoint_that_is_none(
+    log: Path, tmp_path: Path, content: str | None
+) -> None:
+    if content is not None:
+        (tmp_path / "kept").write_text(content)
+    result = run(audit.app, "verify", log, "--since", tmp_path / "kept")
+    assert result.exit_code == 2
+    assert "--since" in result.stderr
+
+
+def test_an_address_that_cannot_be_read_is_no_verdict(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WEAVER_API_KEY", "secret")
+    result = run(audit.app, "verify", "http://log.example")
+    assert result.exit_code == 2
+    assert "in the clear" in result.stderr
+    assert "secret" not in result.stderr
+    assert run(audit.app, "verify", "https://log.example", "--ca", tmp_path / "x").exit_code == 2
