@@ -217,8 +217,8 @@ class _Slices(httpx.AsyncByteStream):
             yield bytes(view[start : start + _SLICE])
 
 
-def pooled_transport(max_connections: int) -> AiohttpTransport:
-    """Return a transport with a pool of its own; close it with `aclose`.
+def pooled_transport() -> AiohttpTransport:
+    """Return a transport with a pool of its own, without a bound; close it with `aclose`.
 
     Certificates verify against the bundle that `SSL_CERT_FILE` or `SSL_CERT_DIR` names, else
     against certifi's. It resolves names anew every ten seconds.
@@ -227,9 +227,7 @@ def pooled_transport(max_connections: int) -> AiohttpTransport:
 
     def session() -> aiohttp.ClientSession:
         return aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
-                limit=max_connections, ssl=context, keepalive_timeout=55.0
-            ),
+            connector=aiohttp.TCPConnector(limit=0, ssl=context, keepalive_timeout=55.0),
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
             skip_auto_headers=("accept", "accept-encoding", "user-agent"),

@@ -75,4 +75,4 @@ def test_closing_a_broken_reply_does_not_raise() -> None:
 
 
 def test_the_transport_closes_before_it_was_used() -> None:
-    run(pooled_transport(1).aclose())
+    run(pooled_transport().aclose())
