@@ -23,7 +23,7 @@ import msgspec
 
 from services.ratelimit.calendar_window import window
 from services.ratelimit.ports import Operation, Outcome, Status, Verb
-from services.ratelimit.rule import Mode, Rule, RuleSet
+from services.ratelimit.rule import EVER_US, Mode, Rule, RuleSet
 
 MARK_US: Final = 10_000_000
 """How long a settled reservation is remembered, so that a late repetition charges nothing."""
@@ -256,7 +256,7 @@ class Account:
             if total and rule.period:
                 full_us = max(full_us, window(rule.period, full_us)[1])
             elif total and rule.rate_parts:
-                drain_us = math.ceil(total / rule.rate_parts)
+                drain_us = min(math.ceil(total / rule.rate_parts), EVER_US)
                 full_us = max(full_us, max(self._last_us, now_us) + drain_us)
         # Levels of rules that are not asked for now, another model's for one, are left in peace.
         others = len(self._levels) > len(rules)
@@ -282,7 +282,7 @@ def _refusal(
         elif rule.period:
             wait_us = window(rule.period, now_us)[1] - now_us
         else:
-            wait_us = math.ceil(excess / rule.rate_parts)
+            wait_us = min(math.ceil(excess / rule.rate_parts), EVER_US)
         if refused < 0 or (retry_us >= 0 and (wait_us < 0 or wait_us > retry_us)):
             refused, retry_us = index, wait_us
     return refused, retry_us, shadows

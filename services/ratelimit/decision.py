@@ -9,7 +9,7 @@ from services.ratelimit.calendar_window import window
 from services.ratelimit.plan import Call
 from services.ratelimit.policy import Group, Policy
 from services.ratelimit.ports import Outcome, Status
-from services.ratelimit.rule import MICRO, Rule, Scope, Unit
+from services.ratelimit.rule import EVER_US, MICRO, Rule, Scope, Unit
 
 Source = Literal["store", "local", "none"]
 
@@ -56,7 +56,7 @@ class Standing(msgspec.Struct, frozen=True):
             return None
         if rule.period:
             return window(rule.period, self.now_us)[1] - self.now_us
-        return int(self.used_parts / rule.rate_parts)
+        return min(int(self.used_parts / rule.rate_parts), EVER_US)
 
     @property
     def window_us(self) -> int | None:
@@ -67,7 +67,7 @@ class Standing(msgspec.Struct, frozen=True):
         if rule.period:
             start, end = window(rule.period, self.now_us)
             return end - start
-        return int(rule.window_s * MICRO)
+        return min(int(rule.window_s * MICRO), EVER_US)
 
     @property
     def tightness(self) -> float:

@@ -13,7 +13,7 @@
 -- Returns status, index of the refusing rule from 0 or -1, us until it admits or -1, end of the
 --       reservation, now, bits of the shadow rules that would refuse, for each rule what is charged
 --       and held, and after 'peek' and 'settle' for each rule what is held or beyond the bound.
-local CEILING, DAY, SLOT_RETRY, SEARCH = 8e15, 86400e6, 1e6, 100
+local CEILING, DAY, SLOT_RETRY, SEARCH, EVER = 8e15, 86400e6, 1e6, 100, 1e15
 local REFUSED, DONE, REPEATED, UNKNOWN = 0, 1, 2, 3
 local call, floor, ceil, max, min = redis.call, math.floor, math.ceil, math.max, math.min
 local match, find, format = string.match, string.find, string.format
@@ -182,7 +182,7 @@ if verb == 'reserve' or verb == 'prepare' or verb == 'charge' then
           if rule.amount > rule.limit then wait = -1
           elseif rule.mode == 2 then wait = SLOT_RETRY
           elseif rule.period then wait = window_end(rule.period, now) - now
-          else wait = ceil(excess / rule.rate) end
+          else wait = min(ceil(excess / rule.rate), EVER) end
           if refused < 0 or (retry >= 0 and (wait < 0 or wait > retry)) then
             refused, retry = i - 1, wait
           end
@@ -275,7 +275,7 @@ for i = 1, n do
   reply[i + 6] = level
   if level > 0 then
     if rule.period then drained = max(drained, window_end(rule.period, full))
-    elseif rule.rate > 0 then drained = max(drained, full + level / rule.rate) end
+    elseif rule.rate > 0 then drained = max(drained, full + min(level / rule.rate, EVER)) end
   end
   if changed then
     values[m + 1] = rule.name

@@ -32,6 +32,9 @@ redis.call('EXPIRE', KEYS[1], 60)
 return redis.call('ZCARD', KEYS[1])
 """
 
+_OF_ONE_ACCOUNT = frozenset({"ERR", "WRONGTYPE"})
+"""What the store says when something is wrong with one key, and nothing with itself."""
+
 _STATUSES = tuple(Status)
 _VERBS = {verb: verb.value.encode() for verb in Verb}
 
@@ -143,8 +146,10 @@ class RedisStore:
                 replies[index] = reply
         for reply in replies:
             if isinstance(reply, Exception):
-                # A replica, a full or a loading store: connect anew, and only to one that writes.
-                connection.close(f"the store answered {str(reply).split(' ', 1)[0]}")
+                code = str(reply).split(" ", 1)[0]
+                if code not in _OF_ONE_ACCOUNT:
+                    # A replica, a full or a loading store: connect anew, to one that writes.
+                    connection.close(f"the store answered {code}")
                 raise_for(reply)
         return replies
 

@@ -18,6 +18,8 @@ MAX_AMOUNT = 1_000_000_000
 MAX_COST = 1_000_000_000_000_000
 """The largest limit in cost micros."""
 DAY_S = 86_400
+EVER_US = 1_000_000_000_000_000
+"""Thirty years: no wait is told to be longer, and no key lives longer without being used."""
 PERIODS_S = {"second": 1, "minute": 60, "hour": 3600, "day": DAY_S, "month": 30 * DAY_S}
 
 Period = Literal["", "day", "month"]
