@@ -34,9 +34,11 @@ async def dependencies(suite: Any) -> dict[str, str]:
         return found
 
 
-async def test_keys_rotate_while_calls_go_on(own_suite: Any) -> None:
+async def test_keys_rotate_while_calls_go_on(own_suite: Any, tmp_path: Path) -> None:
     """The service signs with new keys, the old ones endorsed them, nothing was refused."""
     before = {key["fingerprint"] for key in listed(own_suite)["keys"]}
+    old_public = tmp_path / "old.pem"
+    old_public.write_text(listed(own_suite)["keys"][0]["public_key_pem"])
     async with http(own_suite) as client:
         assert (await client.post("/v1/chat/completions", json=chat("before"))).is_success
         done = own_suite.weaver(*ROTATE)
@@ -53,6 +55,14 @@ async def test_keys_rotate_while_calls_go_on(own_suite: Any) -> None:
     said = [json.loads(line)["record"]["attributes"] for line in found.splitlines()]
     assert {one["reason"] for one in said if one["action"] == "rotated"} == {"a test of it"}
     openssl_verifies(own_suite)
+    # An auditor at a distance, who kept the old public key and nothing else, goes on.
+    done = own_suite.weaver("token", "--subject", "eve", "--role", "auditor")
+    own_suite.environment["WEAVER_API_KEY"] = done.stdout.strip()
+    own_suite.environment["WEAVER_AUDITOR_DIR"] = str(tmp_path / "auditor")
+    distant = ("audit", "verify", own_suite.url, "--keys", str(old_public), "--ca")
+    done = own_suite.weaver(*distant, str(own_suite.ca))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "endorsed" in done.stderr
 
 
 def openssl_verifies(suite: Any) -> None:
