@@ -196,13 +196,18 @@ class Archiver:
             raise self._damaged("its tiles do not have the signed root")
 
     def _copy(self, tile: Tile) -> None:
-        """Bring one object to the archive, unless it is there and proven."""
+        """Bring one object to the archive, unless it is there and proven, or was pruned here."""
+        try:
+            self._bring(tile)
+        except ArchivingError:
+            if tile.level != ENTRIES or self._is_here(tile) or not self._was_pruned(tile):
+                raise
+            self.report.absent += f"{LOG}/tile/{tile.path}" not in self._found
+
+    def _bring(self, tile: Tile) -> None:
         path = f"{LOG}/tile/{tile.path}"
         old = _end(tile) <= self._proven
         here = self._found.get(path)
-        if tile.level == ENTRIES and not self._is_here(tile) and self._was_pruned(tile):
-            self.report.absent += here is None
-            return
         if here is not None and old and not self._full and here == self._size_here(tile):
             self.report.present += 1
             return

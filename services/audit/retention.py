@@ -16,9 +16,10 @@ import msgspec
 
 from services.audit.archived import Archived, read_archived
 from services.audit.checkpoint import SignedCheckpoint
+from services.audit.inventory import LogDirectory
 from services.audit.layout import Layout
 from services.audit.merkle import TILE_WIDTH, tree_root
-from services.audit.pruning import pruning_attributes
+from services.audit.pruning import pruning_attributes, recorded_pruning
 from services.audit.record import event_time_text, summarise
 from services.audit.tiles import ENTRIES, Tile, TileDirectory, TileReader, sync_directory
 from services.common.clock import Clock
@@ -81,6 +82,7 @@ class Minimum:
 
     def __init__(self, layout: Layout) -> None:
         """See the class."""
+        self._log = layout.log
         self._path = layout.private / PRUNED
         self._state = self._load()
 
@@ -113,7 +115,11 @@ class Minimum:
         try:
             return msgspec.json.decode(self._path.read_bytes(), type=_Pruned)
         except (FileNotFoundError, msgspec.DecodeError):
-            return _Pruned()
+            if TileDirectory(self._log, self._log).path(Tile(ENTRIES, 0)).exists():
+                return _Pruned()
+        # A log that was restored: what was pruned is what a record of it says.
+        end = recorded_pruning(LogDirectory(self._log))
+        return _Pruned(end, end)
 
     def _save(self, state: _Pruned) -> None:
         temporary = self._path.with_suffix(".new")

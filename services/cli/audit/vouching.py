@@ -39,6 +39,7 @@ class Vouching:
         found = best_vouched(signed, policy, time.time())
         self._policy = policy
         self.problems = [problem for one in found for problem in one.problems]
+        self._unknown = any(one.quorum and not one.by_log for one in found)
         self.best: Vouched | None = next((one for one in found if one.accepted), None)
         self.newest: dict[str, tuple[int, int]] = {}
         for one in reversed(found):
@@ -75,7 +76,10 @@ class Vouching:
         for problem in self.problems:
             out.print(f"witnesses: {problem}")
         if self.best is None:
-            out.print("quorum       NOT MET: no checkpoint was cosigned by enough witnesses")
+            why = "no checkpoint was cosigned by enough witnesses"
+            if self._unknown:
+                why = "a quorum cosigned, but no log of the policy signed what it cosigned"
+            out.print(f"quorum       NOT MET: {why}")
         else:
             rest = size - self.best.size
             behind = f"; {rest} newer records have the log's own word alone" if rest > 0 else ""

@@ -304,6 +304,16 @@ async def test_a_log_that_was_pruned_before_it_was_archived_is_archived_as_it_is
     place = tmp_path / "new" / "log"
     restored = restore(DirectoryTarget(tmp_path / "another"), place, None, lambda _d, _s: None)
     assert (restored.report.good, restored.pruned) == (True, 1_024)
+    state = tmp_path / "started"
+    log = state / "audit" / "log"
+    restore(DirectoryTarget(tmp_path / "another"), log, None, lambda _d, _s: None)
+    async with running_log(state) as running:
+        (index,) = await running.append([record(5_000)])
+        await running.stub.GetReceipt(pb.GetReceiptRequest(index=index))
+        page = await running.stub.ListRecords(pb.ListRecordsRequest(page_size=1, ascending=True))
+        assert page.records[0].index == 1_024
+        with pytest.raises(NotFound, match="was pruned"):
+            await running.stub.GetRecord(pb.GetRecordRequest(index=7))
 
 
 async def test_a_second_pruning_goes_on_where_the_first_ended(tmp_path: Path) -> None:
