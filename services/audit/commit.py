@@ -33,6 +33,7 @@ class Limits:
         max_behind: durable records that wait to enter the tree; beyond it commits wait for the
             tree, which bounds its lag and the memory that it takes.
         max_behind_bytes: and their size.
+        max_lag_s: how late the tree may be with more than a few records before commits wait for it.
         checkpoint_interval_s: how long the first record waits for its checkpoint.
         retry_s: how often a disk that refuses is tried again.
         roll_s: how long records may stay in the write-ahead log once the tree has them.
@@ -44,6 +45,7 @@ class Limits:
     max_pending_bytes: int = 64 << 20
     max_behind: int = 8_192
     max_behind_bytes: int = 32 << 20
+    max_lag_s: float = 0.5
     checkpoint_interval_s: float = 0.25
     retry_s: float = 0.5
     roll_s: float = 60.0

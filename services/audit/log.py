@@ -24,6 +24,7 @@ from services.common.errors import Unavailable
 
 _MAX_INTEGRATION = 16_384
 _REMEMBER_EVERY = 50_000
+_A_FEW = 1_024
 
 
 class Log:
@@ -76,6 +77,8 @@ class Log:
         self._remembered = integrator.size
         self._observer = observer
         self._limits = limits
+        self._clock = clock
+        self._behind_since = clock.monotonic()
         self._integrated = integrator.size
         self._behind: deque[Entry] = deque(behind)
         self._behind_bytes = _size(behind)
@@ -171,6 +174,8 @@ class Log:
         return not self._untrimmed
 
     def _on_durable(self, entries: Sequence[Entry]) -> None:
+        if not self._behind:
+            self._behind_since = self._clock.monotonic()
         self._behind.extend(entries)
         self._behind_bytes += _size(entries)
         self._untrimmed = True
@@ -182,6 +187,7 @@ class Log:
         while not self._failed and (
             len(self._behind) > self._limits.max_behind
             or self._behind_bytes > self._limits.max_behind_bytes
+            or (len(self._behind) > _A_FEW and self._lag_s() > self._limits.max_lag_s)
         ):
             self._hurry.set()
             await self._progress.wait()
@@ -193,6 +199,7 @@ class Log:
                 await self._trim(roll=True)
                 continue
             entries = list(itertools.islice(self._behind, _MAX_INTEGRATION))
+            began = self._clock.monotonic()
             try:
                 done = await loop.run_in_executor(self._thread, self._integrate, entries)
             except Exception as error:  # noqa: BLE001 - whatever it is: say so, and try again
@@ -205,9 +212,14 @@ class Log:
                 self._failed = False
                 self._observer.disk_recovered("integrate")
             self._advance(done)
+            self._behind_since = began
             await self._trim(roll=False)
             if self._integrated - self._remembered >= _REMEMBER_EVERY:
                 await self._write_identities()
+
+    def _lag_s(self) -> float:
+        """Return about how long the oldest record that the tree lacks has been waiting."""
+        return self._clock.monotonic() - self._behind_since
 
     def _advance(self, done: int) -> None:
         self._behind_bytes -= _size([self._behind.popleft() for _ in range(done)])

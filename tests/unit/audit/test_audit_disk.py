@@ -143,6 +143,28 @@ async def test_a_tree_that_is_far_behind_holds_the_commits(
     assert_good(running.log)
 
 
+async def test_commits_wait_for_a_tree_that_is_late(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wiring, "Limits", partial(Limits, max_lag_s=0.0))
+    integrate = Integrator.integrate
+
+    def slowly(*arguments: Any) -> Any:
+        time.sleep(0.3)
+        return integrate(*arguments)
+
+    async with running_log(tmp_path) as running:
+        value = running.component.metrics.get_sample_value
+        monkeypatch.setattr(Integrator, "integrate", slowly)
+        furthest = 0.0
+        for first in range(1, 4_001, 500):
+            await running.append([record(i) for i in range(first, first + 500)])
+            behind = (value("audit_log_size") or 0) - (value("audit_checkpoint_size") or 0)
+            furthest = max(furthest, behind)
+        assert 500 <= furthest <= 1_024 + 500
+    assert_good(running.log)
+
+
 def test_a_checkpoint_that_is_half_written_down_is_taken_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
