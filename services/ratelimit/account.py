@@ -288,7 +288,7 @@ def _refusal(
     return refused, retry_us, shadows
 
 
-def _outcome(  # noqa: PLR0913 - the fields of an outcome
+def _outcome(  # noqa: PLR0913 - its fields
     levels: Sequence[Level],
     now_us: int,
     status: Status = Status.DONE,

@@ -3,16 +3,19 @@
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from google.protobuf.duration_pb2 import Duration
-from google.protobuf.timestamp_pb2 import Timestamp
-
 from services.common.errors import InvalidArgument
-from services.ratelimit.decision import Decision, Settled, Standing
+from services.ratelimit.answers import (
+    SOURCES,
+    limit_state,
+    renew_response,
+    reserve_response,
+    settle_response,
+)
 from services.ratelimit.limiter import Limiter
 from services.ratelimit.peers import allowed_peer
 from services.ratelimit.plan import Renewal, Reservation, Settlement
 from services.ratelimit.ports import Caller
-from services.ratelimit.rule import MAX_AMOUNT, MAX_COST, Rule, Scope, Unit
+from services.ratelimit.rule import MAX_AMOUNT, MAX_COST
 from weaver.common.v1 import identity_pb2
 from weaver.ratelimit.v1 import ratelimit_service_pb2 as pb
 from weaver.ratelimit.v1 import ratelimit_service_pb2_grpc as rpc
@@ -22,22 +25,7 @@ MAX_TIME_TO_LIVE_S = 3_600
 DEFAULT_TIME_TO_LIVE_US = 60_000_000
 
 _ID_BYTES = 16
-_KEPT_DESCRIPTIONS = 1_000
 _MODEL_CHARACTERS = 256
-_UNITS = {
-    Unit.REQUESTS: pb.UNIT_REQUESTS,
-    Unit.TOKENS: pb.UNIT_TOKENS,
-    Unit.COST: pb.UNIT_COST_MICROS,
-    Unit.CONCURRENCY: pb.UNIT_CONCURRENCY,
-}
-_SCOPES = {
-    Scope.PRINCIPAL: pb.SCOPE_PRINCIPAL,
-    Scope.TENANT: pb.SCOPE_TENANT,
-    Scope.ROLE: pb.SCOPE_ROLE,
-    Scope.MODEL: pb.SCOPE_MODEL,
-    Scope.GLOBAL: pb.SCOPE_GLOBAL,
-}
-_SOURCES = {"store": pb.SOURCE_STORE, "local": pb.SOURCE_LOCAL, "none": pb.SOURCE_NONE}
 
 
 class RateLimitServicer(rpc.RateLimitServiceServicer):
@@ -60,7 +48,7 @@ class RateLimitServicer(rpc.RateLimitServiceServicer):
         """Reserve one request against every rule of a principal."""
         reservation = _reservation(request, self._peer(context), "")
         (decision,) = await self._limiter.reserve((reservation,))
-        return _reserve_response(reservation.id, decision)
+        return reserve_response(reservation.id, decision)
 
     async def BatchReserve(
         self,
@@ -77,7 +65,7 @@ class RateLimitServicer(rpc.RateLimitServiceServicer):
         decisions = await self._limiter.reserve(reservations)
         return pb.BatchReserveResponse(
             responses=[
-                _reserve_response(reservation.id, decision)
+                reserve_response(reservation.id, decision)
                 for reservation, decision in zip(reservations, decisions, strict=True)
             ]
         )
@@ -85,8 +73,8 @@ class RateLimitServicer(rpc.RateLimitServiceServicer):
     async def Settle(self, request: pb.SettleRequest, context: Any) -> pb.SettleResponse:
         """Settle a reservation with the real usage."""
         (result,) = await self._limiter.settle((_settlement(request, self._peer(context), ""),))
-        response = _settle_response(result)
-        response.limits.extend(map(_limit, result.standings))
+        response = settle_response(result)
+        response.limits.extend(map(limit_state, result.standings))
         return response
 
     async def BatchSettle(
@@ -104,12 +92,12 @@ class RateLimitServicer(rpc.RateLimitServiceServicer):
             ],
             look=False,
         )
-        return pb.BatchSettleResponse(responses=[_settle_response(result) for result in results])
+        return pb.BatchSettleResponse(responses=[settle_response(result) for result in results])
 
     async def Renew(self, request: pb.RenewRequest, context: Any) -> pb.RenewResponse:
         """Extend the time to live of a reservation."""
         renewal = _renewal(request, self._peer(context), "")
-        return _renew_response(await self._limiter.renew_one(renewal))
+        return renew_response(await self._limiter.renew_one(renewal))
 
     async def BatchRenew(
         self,
@@ -125,7 +113,7 @@ class RateLimitServicer(rpc.RateLimitServiceServicer):
                 for index, item in enumerate(request.requests)
             ]
         )
-        return pb.BatchRenewResponse(responses=map(_renew_response, ends))
+        return pb.BatchRenewResponse(responses=map(renew_response, ends))
 
     async def Peek(self, request: pb.PeekRequest, context: Any) -> pb.PeekResponse:
         """Read the state of a principal's limits."""
@@ -133,7 +121,7 @@ class RateLimitServicer(rpc.RateLimitServiceServicer):
         model = _model(request.model, "")
         standings, version, source = await self._limiter.peek(caller, model)
         return pb.PeekResponse(
-            limits=map(_limit, standings), policy_version=version, source=_SOURCES[source]
+            limits=map(limit_state, standings), policy_version=version, source=SOURCES[source]
         )
 
     async def GetUsage(self, request: pb.GetUsageRequest, context: Any) -> pb.GetUsageResponse:
@@ -143,11 +131,11 @@ class RateLimitServicer(rpc.RateLimitServiceServicer):
         standings, version, source = await self._limiter.peek(caller, model)
         return pb.GetUsageResponse(
             usages=[
-                pb.LimitUsage(limit=_limit(standing), used=standing.used, held=standing.held)
+                pb.LimitUsage(limit=limit_state(standing), used=standing.used, held=standing.held)
                 for standing in standings
             ],
             policy_version=version,
-            source=_SOURCES[source],
+            source=SOURCES[source],
         )
 
 
@@ -233,84 +221,3 @@ def _check_size(items: Sequence[object]) -> None:
     if len(items) > MAX_BATCH:
         field = "requests"
         raise InvalidArgument.of_field(field, f"must be at most {MAX_BATCH} items.")
-
-
-def _reserve_response(reservation_id: bytes, decision: Decision) -> pb.ReserveResponse:
-    response = pb.ReserveResponse(
-        reservation_id=reservation_id,
-        verdict=pb.VERDICT_ADMITTED if decision.admitted else pb.VERDICT_REFUSED,
-        policy_version=decision.policy_version,
-        source=_SOURCES[decision.source],
-    )
-    for standing in decision.standings:
-        _describe(response.limits.add(), standing)
-    if decision.refused_by:
-        response.refused_by = decision.refused_by
-    if decision.shadows:
-        response.shadow_refused_by.extend(decision.shadows)
-    if decision.expire_us:
-        end = response.expire_time
-        end.seconds, rest = divmod(decision.expire_us, 1_000_000)
-        end.nanos = rest * 1000
-    if decision.retry_after_us is not None:
-        response.retry_after.CopyFrom(_duration(decision.retry_after_us))
-    return response
-
-
-def _settle_response(result: Settled) -> pb.SettleResponse:
-    return pb.SettleResponse(
-        settled=result.settled,
-        tokens_beyond_bound=result.beyond.get(Unit.TOKENS, 0),
-        cost_micros_beyond_bound=result.beyond.get(Unit.COST, 0),
-    )
-
-
-def _renew_response(expire_us: int) -> pb.RenewResponse:
-    if not expire_us:
-        return pb.RenewResponse()
-    time = Timestamp()
-    time.FromMicroseconds(expire_us)
-    return pb.RenewResponse(expire_time=time)
-
-
-def _fixed(rule: Rule, key: str, window_us: int | None) -> bytes:
-    """Return what is the same each time that a rule is described."""
-    known = rule.descriptions.get((key, window_us))
-    if known is not None:
-        return known
-    if len(rule.descriptions) >= _KEPT_DESCRIPTIONS:
-        rule.descriptions.clear()
-    made = rule.descriptions[key, window_us] = pb.LimitState(
-        name=rule.name,
-        unit=_UNITS[rule.unit],
-        limit=rule.burst,
-        window=None if window_us is None else _duration(window_us),
-        scope=_SCOPES[rule.scope],
-        scope_key=key,
-        shadow=rule.shadow,
-    ).SerializeToString()
-    return made
-
-
-def _describe(state: pb.LimitState, standing: Standing) -> None:
-    """Say how a rule stands; on the path of every call, so no message is made twice."""
-    state.MergeFromString(_fixed(standing.rule, standing.key, standing.window_us))
-    state.remaining = standing.remaining
-    reset_us = standing.reset_after_us
-    if reset_us is not None:
-        reset = state.reset_after
-        reset.seconds, rest = divmod(reset_us, 1_000_000)
-        reset.nanos = rest * 1000
-    if standing.refuses:
-        state.refuses = True
-
-
-def _limit(standing: Standing) -> pb.LimitState:
-    state = pb.LimitState()
-    _describe(state, standing)
-    return state
-
-
-def _duration(microseconds: int) -> Duration:
-    seconds, rest = divmod(microseconds, 1_000_000)
-    return Duration(seconds=seconds, nanos=rest * 1000)
