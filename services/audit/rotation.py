@@ -17,7 +17,7 @@ from services.audit.keys import KeyProblem, Signer
 from services.audit.keysource import LoadedKey
 from services.common.clock import Clock
 
-_COVER_S = 1.0
+_COVER_S = 10.0
 
 
 class Rotation:
@@ -153,7 +153,10 @@ class Rotation:
             for term in draft.active
             if term.replaces in signers
             and not term.endorsement
-            and any(old.state(now) == "grace" for old in draft.terms(term.replaces))
+            and any(
+                old.end_record is None or old.state(now) == "grace"
+                for old in draft.terms(term.replaces)
+            )
         }
         return tuple(signers[fingerprint] for fingerprint in wanted)
 

@@ -118,12 +118,14 @@ def _check_age(
         if terms[-1].state(time.time()) == "retired":
             problem = f"{key.source}: the key was retired: {terms[-1].validity}"
             checked.problems.append(problem)
-    elif key.provenance.made_time:
+    elif archive is not None and archive.active:
+        checked.warnings.append(f"{key.source}: the log does not sign with it yet")
+    if not terms and key.provenance.made_time:
         try:
             start = datetime.fromisoformat(key.provenance.made_time).timestamp()
         except ValueError:
             checked.warnings.append(f"{key.source}: it does not say when it was made")
-    elif path is not None:
+    elif not terms and path is not None:
         start = path.stat().st_mtime
     if start is None:
         return

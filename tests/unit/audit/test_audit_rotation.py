@@ -180,6 +180,19 @@ async def test_two_rotations_while_the_service_is_down_are_endorsed_by_the_key_i
     assert verified(log.log).findings == []
 
 
+async def test_without_a_grace_period_the_old_key_endorses_all_the_same(
+    tmp_path: Path, ring: Keyring, clock: MovedClock
+) -> None:
+    async with running(tmp_path, clock, **ring.settings(), key_grace_days=0) as log:
+        old = ring.rotate_rsa()
+        await until(lambda: archive_of(log.log).keys[-1].endorsement)
+    assert verified(log.log).findings == []
+    keyfiles.write(ring.rsa, old, 0o600, replace=True)
+    with pytest.raises(SettingsError, match="was retired"):
+        async with running(tmp_path, clock, **ring.settings(), key_grace_days=0):
+            pass
+
+
 @pytest.mark.parametrize("bad", ["half", "nonsense", "mode", "weak", "public", "gone"])
 async def test_a_bad_new_key_leaves_the_old_one_signing_and_says_so(
     tmp_path: Path,

@@ -192,6 +192,7 @@ async def test_rotate_says_when_the_service_does_not_take_the_key(state: Path, w
     overrides = {"signing_key": None, "ed25519_key": None, "key_poll_seconds": 3_600.0}
     async with running_log(state, **overrides):
         result = run("rotate", "--bits", 2048, "--wait", 0.3)
+        assert "the log does not sign with it yet" in run("check").stdout
     assert result.exit_code == 1
     assert "has not taken the keys within 0.3 s" in result.stdout
     assert len(previous_in(where)) == 2
