@@ -1,6 +1,6 @@
 """The public models, as the model service last listed them."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from services.common.clock import Clock
 from services.common.errors import NotFound, WeaverError
@@ -22,35 +22,62 @@ class Catalogue:
         self._model = model
         self._clock = clock
         self._models: dict[str, ModelInfo] = {}
+        self._patterns: list[ModelInfo] = []
         self._read = float("-inf")
 
-    async def models(self) -> Sequence[ModelInfo]:
-        """Return every public model.
+    async def models(self, roles: Collection[str]) -> Sequence[ModelInfo]:
+        """Return every public model that a caller with these roles may use, patterns left out.
 
         Raises:
             Unavailable: the model service cannot be reached and never could.
         """
-        now = self._clock.monotonic()
-        if now - self._read >= FRESH_S:
-            try:
-                self._models = {model.id: model for model in await self._model.models()}
-            except WeaverError:
-                if not self._models:
-                    raise
-            self._read = now
-        return list(self._models.values())
+        await self._renew()
+        return [
+            model
+            for model in self._models.values()
+            if not model.pattern and _may_use(model, roles)
+        ]
 
-    async def find(self, name: str) -> ModelInfo:
-        """Return a model by its public name.
+    async def find(self, name: str, roles: Collection[str]) -> ModelInfo:
+        """Return a model by its public name, or the pattern that matches it.
 
         Raises:
-            NotFound: there is no such model.
+            NotFound: there is no such model, or none for a caller with these roles.
             Unavailable: the model service cannot be reached and never could.
         """
-        if self._clock.monotonic() - self._read >= FRESH_S:
-            await self.models()
-        model = self._models.get(name)
-        if model is None:
+        await self._renew()
+        model = self._models.get(name) or self._matching(name)
+        if model is None or (model.roles and not _may_use(model, roles)):
             msg = f"The model `{name[:128]}` does not exist or you may not use it."
             raise NotFound(msg, reason="MODEL_NOT_FOUND")
         return model
+
+    async def _renew(self) -> None:
+        now = self._clock.monotonic()
+        if now - self._read < FRESH_S:
+            return
+        try:
+            models = await self._model.models()
+        except WeaverError:
+            if not self._models:
+                raise
+        else:
+            self._models = {model.id: model for model in models}
+            # The model service lists them the most exact first.
+            self._patterns = [model for model in models if model.pattern]
+        self._read = now
+
+    def _matching(self, name: str) -> ModelInfo | None:
+        for model in self._patterns:
+            before, _, after = model.id.partition("*")
+            if (
+                len(name) > len(before) + len(after)
+                and name.startswith(before)
+                and name.endswith(after)
+            ):
+                return model
+        return None
+
+
+def _may_use(model: ModelInfo, roles: Collection[str]) -> bool:
+    return not model.roles or any(role in model.roles for role in roles)

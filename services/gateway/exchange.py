@@ -29,6 +29,7 @@ from services.gateway.redaction import Redactor
 OK = 200
 CLIENT_CLOSED_REQUEST = 499
 LONGEST_NAME = 256
+LONGEST_TRIES = 1024
 SCANNED_AT_ONCE = 256 * 1024
 REDACTED_AT_ONCE = 4 * 1024
 
@@ -194,7 +195,8 @@ class Exchange:
     def fail(self, error: WeaverError) -> None:
         """Close without an answer."""
         if not self.closed:
-            self._close(OutcomeStatus.FAILED, None, error.reason, self._http_status(error))
+            status = self._http_status(error)
+            self._close(OutcomeStatus.FAILED, None, error.reason, status, error.metadata)
 
     def interrupt(self, generation: Generation | None, reason: str) -> Outcome:
         """Close with an answer that broke off on the provider's side."""
@@ -249,7 +251,12 @@ class Exchange:
             raise Unavailable(msg, reason="AUDIT_UNAVAILABLE", retry_after_s=1.0) from None
 
     def _close(
-        self, status: OutcomeStatus, generation: Generation | None, reason: str, http_status: int
+        self,
+        status: OutcomeStatus,
+        generation: Generation | None,
+        reason: str,
+        http_status: int,
+        facts: Mapping[str, str] | None = None,
     ) -> Outcome:
         self.closed = True
         if self._intent is None and self._without_record:
@@ -276,6 +283,12 @@ class Exchange:
             event.cost_micros = cost_micros
             event.price_version = generation.price_version
             event.upstream_duration_s = generation.upstream_duration_s
+            if generation.tries:
+                event.attributes = {"tries": generation.tries[:LONGEST_TRIES]}
+        elif facts and "tries" in facts:
+            event.provider = facts["provider"]
+            event.attempts = int(facts["attempts"])
+            event.attributes = {"tries": facts["tries"]}
         self._limiter.settle(self.principal, self.admission, usage, cost_micros)
         return self._recorder.submit(event, must=True)
 

@@ -22,6 +22,8 @@ from services.gateway.ports import Admission, LimitState
 ERROR_BODY = "weaver-error-body"
 HTTP_STATUS = "weaver-http-status"
 ENVOY = "envoy"
+TOLD = ("provider", "attempts")
+"""What an error's facts tell the client, as `x-weaver-` headers."""
 IPV4_PREFIX = 24
 IPV6_PREFIX = 48
 
@@ -156,6 +158,9 @@ def error_trailers(error: WeaverError, body: bytes) -> Metadata:
         wait_ms = math.ceil(error.retry_after_s * 1000)
         trailers.append(("retry-after", str(max(1, math.ceil(wait_ms / 1000)))))
         trailers.append(("retry-after-ms", str(max(1, wait_ms))))
+    for fact in TOLD:
+        if fact in error.metadata:
+            trailers.append((f"x-weaver-{fact}", error.metadata[fact]))
     if isinstance(error, LimitExceeded):
         trailers += limit_headers(error.admission.limits)
     return trailers

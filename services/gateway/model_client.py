@@ -79,6 +79,8 @@ class ModelClient:
                 model.input_price_micros,
                 model.output_price_micros,
                 model.created,
+                model.pattern,
+                tuple(model.roles),
             )
             for model in response.models
         ]
@@ -138,4 +140,12 @@ def _generation(message: pb.Generation) -> Generation:
         len(message.attempts),
         message.finish_reason,
         message.upstream_duration.seconds + message.upstream_duration.nanos / 1e9,
+        _tries(message) if len(message.attempts) > 1 else "",
+    )
+
+
+def _tries(message: pb.Generation) -> str:
+    return ", ".join(
+        f"{one.provider}/{one.model} {one.error.lower() or 'ok'} {one.http_status or '-'}"
+        for one in message.attempts
     )

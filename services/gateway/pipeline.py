@@ -144,8 +144,7 @@ class Pipeline:
             Unauthenticated: no credential, or not a good one.
             Unavailable: the model service cannot be reached and never could.
         """
-        self.authenticate(header)
-        return await self._catalogue.models()
+        return await self._catalogue.models(self.authenticate(header).roles)
 
     async def run(self, call: Call) -> Response:
         """Take one model call through the path.
@@ -237,7 +236,9 @@ class Pipeline:
             principal = self._authenticator.authenticate(call.header)
             self._authorizer.require(principal, call.surface.scope)
             ask = await self._read(call)
-            model = await self._catalogue.find(ask.model) if call.surface.dialect else None
+            model = None
+            if call.surface.dialect:
+                model = await self._catalogue.find(ask.model, principal.roles)
             if model is not None and 0 < model.context_tokens < ask.input_tokens:
                 await self._check_length(ask, model)
             admission = await self._limiter.reserve(

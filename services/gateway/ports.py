@@ -86,6 +86,8 @@ class Generation(msgspec.Struct, frozen=True):
     attempts: int = 0
     finish_reason: str = ""
     upstream_duration_s: float = 0.0
+    tries: str = ""
+    """Each try in a few words, where there was more than one."""
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -132,6 +134,10 @@ class ModelInfo(msgspec.Struct, frozen=True):
     input_price_micros: int
     output_price_micros: int
     created: int
+    pattern: bool = False
+    """Whether `id` is a pattern; its one `*` stands for any text of at least one character."""
+    roles: tuple[str, ...] = ()
+    """A caller must have one of them; empty: everybody may use it."""
 
     def cost_micros(self, input_tokens: int, output_tokens: int) -> int:
         """Return what so many tokens cost, in micro-units, rounded up."""
