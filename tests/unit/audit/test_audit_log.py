@@ -13,7 +13,7 @@ from services.audit.signatures import load_keys
 from services.audit.verifier import verify
 from services.common.errors import AlreadyExists, ResourceExhausted, Unavailable
 from services.common.settings import SettingsError
-from tests.fakes.auditlog import EPOCH, RunningLog, intent, outcome, record, running_log
+from tests.fakes.auditlog import EPOCH, RunningLog, files_of, intent, outcome, record, running_log
 from weaver.audit.v1 import audit_service_pb2 as pb
 
 
@@ -207,7 +207,7 @@ async def test_the_log_directory_holds_only_what_outsiders_verify(tmp_path: Path
         assert private.stat().st_mode & 0o777 == 0o700
         secrets = Layout(running.log).side_store
         assert secrets.stat().st_mode & 0o777 == 0o700
-        assert all(path.stat().st_mode & 0o777 == 0o600 for path in secrets.iterdir())
+        assert {path.stat().st_mode & 0o777 for path in files_of(secrets)} == {0o600}
     assert {path.name for path in running.log.iterdir()} == {"checkpoint", "tile"}
     key = intent(1).commitment_key
     assert all(key not in path.read_bytes() for path in running.log.rglob("*") if path.is_file())

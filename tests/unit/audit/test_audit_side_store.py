@@ -1,4 +1,4 @@
-"""The side store: sealed at rest, erasable for good, restorable, and set aside when it is damaged."""
+"""The side store: sealed at rest, erasable for good, set aside when it is damaged."""
 
 import os
 import sqlite3
