@@ -78,6 +78,8 @@ class EventRedactor:
             running = self._texts.setdefault(key, RunningText(self._redactor))
             self._last[key] = event
             released = running.feed(text)
+            if not released and text:
+                return held
             if released != text:
                 return held + self._made(self.with_piece(event, released))
         return held + self._searched(raw)

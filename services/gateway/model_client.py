@@ -25,6 +25,7 @@ from weaver.model.v1 import model_service_pb2_grpc
 SERVICE = "weaver.model.v1.ModelService"
 IDEMPOTENT = (f"/{SERVICE}/ListModels",)
 LIST_TIMEOUT_S = 2.0
+_PREFIX = "DIALECT_"
 
 
 class ModelClient:
@@ -81,9 +82,14 @@ class ModelClient:
                 model.created,
                 model.pattern,
                 tuple(model.roles),
+                frozenset(map(_dialect, model.dialects)),
             )
             for model in response.models
         ]
+
+
+def _dialect(number: pb.Dialect.ValueType) -> str:
+    return pb.Dialect.Name(number).removeprefix(_PREFIX)
 
 
 def _caller_error(error: WeaverError) -> WeaverError:
@@ -98,7 +104,7 @@ def _caller_error(error: WeaverError) -> WeaverError:
 def _request(call: ModelCall) -> pb.GenerateRequest:
     request = pb.GenerateRequest(
         request_id=call.request_id,
-        dialect=pb.Dialect.Value(f"DIALECT_{call.dialect}"),
+        dialect=pb.Dialect.Value(_PREFIX + call.dialect),
         model=call.model,
         body=call.body,
         principal=principal_message(call.principal),

@@ -19,7 +19,7 @@ from services.common.clock import Clock
 from services.common.errors import Internal, Unavailable, WeaverError
 from services.gateway.authentication import Authenticator
 from services.gateway.authorization import Authorizer, Scope
-from services.gateway.body import text_tokens
+from services.gateway.body import text_tokens, wrong
 from services.gateway.calls import (
     Ask,
     Call,
@@ -239,8 +239,9 @@ class Pipeline:
             model = None
             if call.surface.dialect:
                 model = await self._catalogue.find(ask.model, principal.roles)
-            if model is not None and 0 < model.context_tokens < ask.input_tokens:
-                await self._check_length(ask, model)
+                self._check_dialect(call, model)
+                if 0 < model.context_tokens < ask.input_tokens:
+                    await self._check_length(ask, model)
             admission = await self._limiter.reserve(
                 principal,
                 ask.model,
@@ -335,6 +336,11 @@ class Pipeline:
         if len(call.body) <= READ_AT_ONCE:
             return call.surface.read(call.body, most)
         return await asyncio.to_thread(call.surface.read, call.body, most)
+
+    def _check_dialect(self, call: Call, model: ModelInfo) -> None:
+        """Refuse a surface that none of the model's providers can be reached through."""
+        if model.dialects and call.surface.dialect not in model.dialects:
+            raise wrong("model", f"cannot be reached through `{call.surface.name}`")
 
     async def _check_length(self, ask: Ask, model: ModelInfo) -> None:
         """Refuse a prompt that is longer than the model's context, by the estimate of its texts."""

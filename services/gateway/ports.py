@@ -138,6 +138,8 @@ class ModelInfo(msgspec.Struct, frozen=True):
     """Whether `id` is a pattern; its one `*` stands for any text of at least one character."""
     roles: tuple[str, ...] = ()
     """A caller must have one of them; empty: everybody may use it."""
+    dialects: frozenset[str] = frozenset()
+    """Those that reach it, as `weaver.model.v1.Dialect` without the prefix; empty: not known."""
 
     def cost_micros(self, input_tokens: int, output_tokens: int) -> int:
         """Return what so many tokens cost, in micro-units, rounded up."""
