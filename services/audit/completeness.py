@@ -114,13 +114,7 @@ class Completeness:
             if named is None or (self._open.pop(named, None) is None and self._knows(named)):
                 message = f"record {index} is an outcome without an open intent before it"
                 self._add("unfounded", message, index)
-        listener = self._listeners.get(summary.type)
-        if listener is not None:
-            try:
-                listener(index, entry)
-            except ValueError:
-                message = f"record {index} is a {summary.type} that cannot be read"
-                self._add("unreadable", message, index)
+        self._tell(index, entry, summary.type)
 
     def continue_with(self, report: Report, index: int) -> None:
         """Write what is found from now on into another report; the records before are known."""
@@ -146,6 +140,16 @@ class Completeness:
     def _add(self, kind: Damage, message: str, index: int) -> None:
         if index >= self._judged:
             self.report.add("completeness", kind, message, index=index)
+
+    def _tell(self, index: int, entry: bytes, record_type: str) -> None:
+        """Give a record to whoever listens for its type."""
+        listener = self._listeners.get(record_type)
+        if listener is not None:
+            try:
+                listener(index, entry)
+            except ValueError:
+                message = f"record {index} is a {record_type} that cannot be read"
+                self._add("unreadable", message, index)
 
     def _knows(self, name: tuple[str, int, int]) -> bool:
         """Say whether a record of this name would have been read."""

@@ -7,7 +7,7 @@ that blocks, and never more of them is read than such a file can hold.
 import os
 import stat
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -19,7 +19,6 @@ from services.audit.tiles import (
     Tile,
     parse_path,
     split_hashes,
-    tile_at,
     unpack_entries,
 )
 
@@ -95,61 +94,6 @@ class LogDirectory:
         return Inventory(self._log)
 
 
-class LogTail(LogDirectory):
-    """A log's directory whose names are not listed, for going on from an older checkpoint."""
-
-    def files(self, size: int) -> "SizedFiles":
-        """Return the files that a log of a size has."""
-        return SizedFiles(size, self._fetch)
-
-    def _fetch(self, tile: Tile) -> tuple[Tile, bytes] | None:
-        for candidate in dict.fromkeys((tile, tile.full)):
-            data = _read_tile(self._log, candidate)
-            if data is not None:
-                return candidate, data
-        return None
-
-
-class SizedFiles:
-    """The files that a log of one size has, where nothing is listed.
-
-    Args:
-        size: the log's.
-        fetch: returns a tile, or the full one that took its place.
-    """
-
-    listed = False
-
-    def __init__(self, size: int, fetch: Callable[[Tile], tuple[Tile, bytes] | None]) -> None:
-        """See the class."""
-        self._size = size
-        self._fetch = fetch
-        self.strangers: list[str] = []
-
-    def widths(self, level: int, number: int) -> list[int]:
-        """Return the one width that a tile has."""
-        tile = tile_at(level, number, self._size)
-        return [tile.width] if tile.width else []
-
-    def last(self, level: int) -> int:
-        """Return the number of the last tile of a level; -1 when there is none."""
-        return ((self._size >> (TILE_HEIGHT * max(level, 0))) - 1) // TILE_WIDTH
-
-    def widest(self, level: int, number: int) -> tuple[Tile, bytes] | None:
-        """Return a tile; None when it is not there, or a log of this size has none."""
-        tile = tile_at(level, number, self._size)
-        return self._fetch(tile) if tile.width else None
-
-    def read(self, tile: Tile) -> bytes | None:
-        """Return the bytes of a tile."""
-        found = self._fetch(tile)
-        return None if found is None or found[0] != tile else found[1]
-
-    def unused(self, start: int) -> Iterator[Tile]:  # noqa: ARG002 - nothing is listed
-        """Yield nothing: what else is there is not known."""
-        return iter(())
-
-
 class Inventory:
     """The files of a directory; a service that runs may add more, and remove partial tiles.
 
@@ -191,7 +135,7 @@ class Inventory:
 
     def read(self, tile: Tile) -> bytes | None:
         """Return the bytes of a tile; None when it is not there, or is not a plain file."""
-        return _read_tile(self._log, tile)
+        return read_tile(self._log, tile)
 
     def unused(self, start: int) -> Iterator[Tile]:
         """Yield the widest file of each tile that nobody asked for, from an index on."""
@@ -254,7 +198,8 @@ def read_regular(path: Path, limit: int) -> bytes:
         return file.read(limit + 1)
 
 
-def _read_tile(log: Path, tile: Tile) -> bytes | None:
+def read_tile(log: Path, tile: Tile) -> bytes | None:
+    """Return the bytes of a tile; None when it is not there, or is not a plain file."""
     try:
         return read_regular(log / file_name(tile), max_size(tile))
     except (FileNotFoundError, NotADirectoryError, NotAFileError):

@@ -16,9 +16,10 @@ from typing import Protocol
 
 from services.audit.checkpoint import SignedCheckpoint
 from services.audit.completeness import Completeness
-from services.audit.inventory import LogDirectory, LogTail
+from services.audit.inventory import LogDirectory
 from services.audit.report import Finding, Report
 from services.audit.signatures import Keys
+from services.audit.sized_files import LogTail
 from services.audit.verifier import Verification
 from services.common.clock import Clock
 

@@ -10,8 +10,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import msgspec
 
 from services.audit.archive import ArchivedKey, KeyArchive
-from services.audit.inventory import CHECKPOINT, WITNESSED, SizedFiles, file_name, max_size
+from services.audit.inventory import CHECKPOINT, WITNESSED, file_name, max_size
 from services.audit.note import MAX_NOTE_SIZE, NoteError, parse_verifier_key
+from services.audit.sized_files import SizedFiles
 from services.audit.tiles import ENTRIES, Tile, tile_at
 from services.audit.web import WebClient, WebError
 

@@ -169,3 +169,63 @@ async def test_the_log_is_asked_before_the_provider_and_before_the_client(
             seen += 1
     await asyncio.sleep(1.2)
     assert verify(suite)[0] == 0
+
+
+def test_an_auditor_verifies_through_the_front_door(suite: Any, tmp_path: Path) -> None:
+    """All that the command line needs comes over HTTPS: tiles, listings, receipts, keys."""
+    assert suite.weaver("chat", "Hello").returncode == 0
+    time.sleep(1.2)
+    keys = suite.state_dir / "audit" / "log.keys"
+    suite.environment["WEAVER_API_KEY"] = mint(suite, "--subject", "ann", "--role", "auditor")
+    suite.environment["WEAVER_AUDITOR_DIR"] = str(tmp_path / "auditor")
+    try:
+        for arguments in (("--keys", str(keys)), ("--since", "last")):
+            done = suite.weaver("audit", "verify", suite.url, "--json", *arguments)
+            assert (done.returncode, json.loads(done.stdout)["good"]) == (0, True), done.stderr
+        listed = suite.weaver(
+            "audit", "list", "--log", suite.url, "--type", "outcome", "--limit", "1", "--json"
+        )
+        stored = json.loads(listed.stdout)
+        assert "--page" in listed.stderr
+        place = str(tmp_path / "r.json")
+        done = suite.weaver(
+            "audit", "receipt", str(stored["index"]), "--log", suite.url, "--output", place
+        )
+        assert done.returncode == 0, done.stderr
+        done = suite.weaver("audit", "verify-receipt", place, "--key", str(keys))
+        assert done.stdout.startswith(f"proven: record {stored['index']} of ")
+        done = suite.weaver("audit", "mirror", suite.url, str(tmp_path / "mirror"))
+        assert done.returncode == 0, done.stdout + done.stderr
+        done = suite.weaver("audit", "verify", str(tmp_path / "mirror"), "--keys", str(keys))
+        assert done.stdout.endswith("the log is good\n"), done.stdout + done.stderr
+    finally:
+        del suite.environment["WEAVER_API_KEY"], suite.environment["WEAVER_AUDITOR_DIR"]
+
+
+async def test_the_service_finds_damage_in_its_own_log(start_suite: Any) -> None:
+    """Promise 9: a damaged log shows in the health and in a metric, and nothing stops."""
+    suite = start_suite("up", {"WEAVER_AUDIT_MONITOR_INTERVAL_SECONDS": "0.5"})
+    bundle = suite.state_dir / "audit" / "log" / "tile" / "entries" / "000.p"
+    async with http(suite) as client:
+
+        async def verification() -> str:
+            health = (await client.get("/health")).json()
+            state: str = health["dependencies"]["audit.verification"]
+            return state
+
+        assert (await client.post("/v1/chat/completions", json=chat())).status_code == 200
+        assert await verification() == "ok"
+        await asyncio.sleep(1.5)
+        path = max(bundle.iterdir(), key=lambda one: int(one.name))
+        data = path.read_bytes()
+        path.write_bytes(data[:9] + bytes([data[9] ^ 1]) + data[10:])
+        end = time.monotonic() + 20
+        while await verification() == "ok":
+            assert time.monotonic() < end
+            await asyncio.sleep(0.2)
+        assert "audit_verification_failed" in suite.log.read_text()
+        assert (await client.post("/v1/chat/completions", json=chat())).status_code == 200
+        path.write_bytes(data)
+        while await verification() != "ok":
+            assert time.monotonic() < end + 20
+            await asyncio.sleep(0.2)
