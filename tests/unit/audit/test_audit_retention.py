@@ -186,6 +186,7 @@ async def test_nothing_is_pruned_that_is_not_archived(tmp_path: Path) -> None:
 async def test_an_archive_of_another_log_allows_no_pruning(tmp_path: Path) -> None:
     async with running_log(tmp_path / "state") as running:
         await fill(running)
+        await running.stub.GetReceipt(pb.GetReceiptRequest(index=1_200))
         archive(running.log, tmp_path / "archive")
         marker = Layout(running.log).private / "archived"
         document = json.loads(marker.read_bytes())
@@ -194,6 +195,8 @@ async def test_an_archive_of_another_log_allows_no_pruning(tmp_path: Path) -> No
             assert (await prune(running.log))["minimum"] == 0
         marker.write_text("{}")
         assert (await prune(running.log))["minimum"] == 0
+        marker.write_text(json.dumps(document))
+        assert (await prune(running.log))["minimum"] == 1_024
 
 
 async def test_what_is_not_archived_goes_when_a_setting_says_so(tmp_path: Path) -> None:
