@@ -66,6 +66,12 @@ def monitoring(
         monitor.close()
 
 
+def swap(path: Path, data: bytes, elsewhere: Path) -> None:
+    """Replace a file at once, so that nobody reads half of it."""
+    (elsewhere / "made").write_bytes(data)
+    (elsewhere / "made").replace(path)
+
+
 def growing(directory: Path, *ends: int) -> tuple[Path, Iterator[None]]:
     """Return a log that grows by a step each time it is asked to."""
     whole = log_of(directory / "source", *ends)
@@ -102,12 +108,12 @@ def test_a_change_to_an_old_file_is_found_without_anything_new(tmp_path: Path) -
         observer.wait(lambda: len(observer.sizes) > 2)
         path = log / "tile" / "entries" / "001"
         data = path.read_bytes()
-        path.write_bytes(data[:-9] + bytes([data[-9] ^ 1]) + data[-8:])
+        swap(path, data[:-9] + bytes([data[-9] ^ 1]) + data[-8:], tmp_path)
         observer.wait(lambda: bool(observer.failures))
         (found,) = [f for f in observer.failures[0] if f.verdict == "integrity"]
         assert (found.kind, found.path, found.index) == ("changed", "tile/entries/001", 511)
         good = len(observer.sizes)
-        path.write_bytes(data)
+        swap(path, data, tmp_path)
         observer.wait(lambda: len(observer.sizes) > good)
 
 
