@@ -223,6 +223,7 @@ def test_a_server_that_forks_or_goes_back_is_found(server: Server, tmp_path: Pat
     [
         ("ftp://log.example", "", "not an http"),
         ("http://log.example", "secret", "in the clear"),
+        # pragma: allowlist nextline secret
         ("https://user:pw@log.example", "", "no query, fragment or credential"),
         ("https://log.example:x", "", "port"),
     ],
