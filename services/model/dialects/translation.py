@@ -4,6 +4,7 @@ Requests are translated before they leave, answers and errors as they come back.
 that the provider speaks itself passes through untouched.
 """
 
+import json
 from collections.abc import Awaitable, Coroutine, Mapping
 from typing import Any, TypeVar
 
@@ -154,11 +155,9 @@ async def _asking(translator: Translator, asking: Awaitable[_Answered]) -> _Answ
     except ProviderError as failure:
         metadata = dict(failure.error.metadata)
         if vendor := metadata.pop(_VENDOR_BODY, ""):
-            retold = msgspec.json.encode(translator.error(msgspec.json.decode(vendor)))
-            text = retold.decode()
-            text = text.encode("ascii", "backslashreplace").decode() if not text.isascii() else text
-            if len(text) <= VENDOR_BODY_LIMIT:
-                metadata[_VENDOR_BODY] = text
+            retold = json.dumps(translator.error(json.loads(vendor)), separators=(",", ":"))
+            if len(retold) <= VENDOR_BODY_LIMIT:
+                metadata[_VENDOR_BODY] = retold
         failure.error.metadata = metadata
         raise
 
