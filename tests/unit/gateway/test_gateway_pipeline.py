@@ -54,6 +54,7 @@ async def test_nothing_returns_unrecorded() -> None:
     suite.log.open.set()
     response = await request
     assert isinstance(response, WholeResponse)
+    assert response.record is not None
     assert response.record.index == 1
 
 
