@@ -11,12 +11,24 @@ from typing import Any, ClassVar
 
 import pytest
 
+from services.audit.index import Filter
 from services.audit.mirroring import mirror
+from services.audit.offline import OfflineError, OfflineLog
+from services.audit.receipt import verify_receipt
 from services.audit.remote import RemoteLog
+from services.audit.remote_reading import RemoteTiles, ServiceLog
 from services.audit.report import Report
 from services.audit.verifier import verify
 from services.audit.web import WebClient, WebError
-from tests.fakes.biglog import checkpoint_of, entry, keys_of, log_of, write_log
+from tests.fakes.biglog import (
+    ORIGIN,
+    checkpoint_of,
+    entry,
+    keys_of,
+    log_of,
+    signer,
+    write_log,
+)
 
 
 class Server(ThreadingHTTPServer):
@@ -275,3 +287,50 @@ def test_a_mirror_of_a_log_with_a_hole_says_what_is_missing(server: Server, tmp_
     report = copy(server, tmp_path / "mirror")
     assert damage(report) == [("missing", "tile/entries/002")]
     assert not (tmp_path / "mirror").exists()
+
+
+def test_records_and_receipts_are_read_from_a_copy(server: Server) -> None:
+    log = RemoteLog(WebClient(f"{server.url}/log"))
+    offline = OfflineLog(RemoteTiles(log))
+    assert [index for index, _ in offline.find(Filter(), after=3)] == [2, 1, 0]
+    receipt = offline.receipt(1_499)
+    assert verify_receipt(receipt, offline.entry(1_499), keys_of().named(ORIGIN))
+    (server.directory / "log" / "tile" / "entries" / "002").unlink()
+    with pytest.raises(OfflineError, match="entries/002 is missing"):
+        offline.entry(600)
+    log.close()
+
+
+def test_a_service_lists_by_its_index_and_hands_on_its_pages(server: Server) -> None:
+    (server.directory / "v1").mkdir()
+    (server.directory / "log").rename(server.directory / "v1" / "audit")
+    entries = [b'{"index":%d,"record":%s}' % (i, entry(i + 1).data) for i in (7, 5, 3)]
+    page = "/v1/audit/records?subject=ann&page_size=1000&type=refusal"
+    server.answers[page] = b'{"records":[%s,%s],"next_page_token":"t"}' % tuple(entries[:2])
+    following = page.replace("page_size=1000", "page_token=t&page_size=998")
+    server.answers[following] = b'{"records":[%s]}' % entries[2]
+    client = WebClient(server.url)
+    log = RemoteLog(client)
+    service = ServiceLog(log, client)
+    wanted = Filter(subject="ann", types=("refusal",))
+    assert [index for index, _ in service.find(wanted)] == [7, 5, 3]
+    assert next(service.find(wanted))[1] == entry(8).data
+    oldest = service.page(Filter(), limit=2, token="", ascending=True)
+    assert [index for index, _ in oldest.records] == [0, 1]
+    server.answers[page] = b"nonsense"
+    with pytest.raises(OfflineError, match="cannot be read"):
+        next(service.find(wanted))
+    log.close()
+
+
+def test_the_keys_of_a_server_are_read_and_damaged_ones_refused(server: Server) -> None:
+    log = RemoteLog(WebClient(f"{server.url}/log"))
+    with pytest.raises(WebError, match="no keys"):
+        log.keys()
+    listed = f'{{"verifier_key": "{signer().verifier}", "start_time": "2026-01-01T00:00:00Z"}}'
+    server.answers["/log.keys"] = f'{{"origin": "{ORIGIN}", "keys": [{listed}]}}'.encode()
+    assert log.keys().verifiers == [signer().verifier]
+    server.answers["/log.keys"] = b"{}"
+    with pytest.raises(WebError, match="keys"):
+        log.keys()
+    log.close()
