@@ -158,8 +158,8 @@ class GatewayServiceServicer:
     def Responses(self, request, context):
         """Answers OpenAI responses, whole or streamed as `stream` in the body says.
 
-        Errors: as for every method, in OpenAI's shape over HTTP; UNIMPLEMENTED where no provider of the
-        model speaks them.
+        Errors: as for every method, in OpenAI's shape over HTTP; INVALID_ARGUMENT where no provider of
+        the model speaks them.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -168,17 +168,17 @@ class GatewayServiceServicer:
     def Messages(self, request, context):
         """Answers Anthropic messages, whole or streamed as `stream` in the body says.
 
-        Errors: as for every method, in Anthropic's shape over HTTP; UNIMPLEMENTED where no provider of
-        the model can be reached from them.
+        Errors: as for every method, in Anthropic's shape over HTTP; INVALID_ARGUMENT naming the field
+        that the model's provider has no word for.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CountTokens(self, request, context):
-        """Counts the tokens of Anthropic messages without a model call.
+        """Counts the tokens of Anthropic messages without an answer; an estimate is marked as one.
 
-        Errors: as for every method, in Anthropic's shape over HTTP; UNIMPLEMENTED likewise.
+        Errors: as for every method, in Anthropic's shape over HTTP.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -194,7 +194,8 @@ class GatewayServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListModels(self, request, context):
-        """Lists the models that the caller may use, in OpenAI's shape.
+        """Lists the models that the caller may use, in OpenAI's shape, or in Anthropic's when
+        `anthropic-version` is sent.
 
         Errors: UNAUTHENTICATED, UNAVAILABLE.
         """
@@ -203,7 +204,7 @@ class GatewayServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetModel(self, request, context):
-        """Returns one model that the caller may use, in OpenAI's shape.
+        """Returns one model that the caller may use, in the same shapes.
 
         Errors: UNAUTHENTICATED, NOT_FOUND, UNAVAILABLE.
         """

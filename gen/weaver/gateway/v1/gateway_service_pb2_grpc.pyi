@@ -70,19 +70,19 @@ class GatewayServiceStub:
     Responses: _grpc.UnaryStreamMultiCallable[_httpbody_pb2.HttpBody, _httpbody_pb2.HttpBody]
     """Answers OpenAI responses, whole or streamed as `stream` in the body says.
 
-    Errors: as for every method, in OpenAI's shape over HTTP; UNIMPLEMENTED where no provider of the
-    model speaks them.
+    Errors: as for every method, in OpenAI's shape over HTTP; INVALID_ARGUMENT where no provider of
+    the model speaks them.
     """
     Messages: _grpc.UnaryStreamMultiCallable[_httpbody_pb2.HttpBody, _httpbody_pb2.HttpBody]
     """Answers Anthropic messages, whole or streamed as `stream` in the body says.
 
-    Errors: as for every method, in Anthropic's shape over HTTP; UNIMPLEMENTED where no provider of
-    the model can be reached from them.
+    Errors: as for every method, in Anthropic's shape over HTTP; INVALID_ARGUMENT naming the field
+    that the model's provider has no word for.
     """
     CountTokens: _grpc.UnaryUnaryMultiCallable[_httpbody_pb2.HttpBody, _httpbody_pb2.HttpBody]
-    """Counts the tokens of Anthropic messages without a model call.
+    """Counts the tokens of Anthropic messages without an answer; an estimate is marked as one.
 
-    Errors: as for every method, in Anthropic's shape over HTTP; UNIMPLEMENTED likewise.
+    Errors: as for every method, in Anthropic's shape over HTTP.
     """
     Embeddings: _grpc.UnaryUnaryMultiCallable[_httpbody_pb2.HttpBody, _httpbody_pb2.HttpBody]
     """Answers OpenAI embeddings.
@@ -90,12 +90,13 @@ class GatewayServiceStub:
     Errors: as for every method, in OpenAI's shape over HTTP.
     """
     ListModels: _grpc.UnaryUnaryMultiCallable[_gateway_service_pb2.ListModelsRequest, _httpbody_pb2.HttpBody]
-    """Lists the models that the caller may use, in OpenAI's shape.
+    """Lists the models that the caller may use, in OpenAI's shape, or in Anthropic's when
+    `anthropic-version` is sent.
 
     Errors: UNAUTHENTICATED, UNAVAILABLE.
     """
     GetModel: _grpc.UnaryUnaryMultiCallable[_gateway_service_pb2.GetModelRequest, _httpbody_pb2.HttpBody]
-    """Returns one model that the caller may use, in OpenAI's shape.
+    """Returns one model that the caller may use, in the same shapes.
 
     Errors: UNAUTHENTICATED, NOT_FOUND, UNAVAILABLE.
     """
@@ -141,19 +142,19 @@ class GatewayServiceAsyncStub(GatewayServiceStub):
     Responses: _aio.UnaryStreamMultiCallable[_httpbody_pb2.HttpBody, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
     """Answers OpenAI responses, whole or streamed as `stream` in the body says.
 
-    Errors: as for every method, in OpenAI's shape over HTTP; UNIMPLEMENTED where no provider of the
-    model speaks them.
+    Errors: as for every method, in OpenAI's shape over HTTP; INVALID_ARGUMENT where no provider of
+    the model speaks them.
     """
     Messages: _aio.UnaryStreamMultiCallable[_httpbody_pb2.HttpBody, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
     """Answers Anthropic messages, whole or streamed as `stream` in the body says.
 
-    Errors: as for every method, in Anthropic's shape over HTTP; UNIMPLEMENTED where no provider of
-    the model can be reached from them.
+    Errors: as for every method, in Anthropic's shape over HTTP; INVALID_ARGUMENT naming the field
+    that the model's provider has no word for.
     """
     CountTokens: _aio.UnaryUnaryMultiCallable[_httpbody_pb2.HttpBody, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
-    """Counts the tokens of Anthropic messages without a model call.
+    """Counts the tokens of Anthropic messages without an answer; an estimate is marked as one.
 
-    Errors: as for every method, in Anthropic's shape over HTTP; UNIMPLEMENTED likewise.
+    Errors: as for every method, in Anthropic's shape over HTTP.
     """
     Embeddings: _aio.UnaryUnaryMultiCallable[_httpbody_pb2.HttpBody, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
     """Answers OpenAI embeddings.
@@ -161,12 +162,13 @@ class GatewayServiceAsyncStub(GatewayServiceStub):
     Errors: as for every method, in OpenAI's shape over HTTP.
     """
     ListModels: _aio.UnaryUnaryMultiCallable[_gateway_service_pb2.ListModelsRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
-    """Lists the models that the caller may use, in OpenAI's shape.
+    """Lists the models that the caller may use, in OpenAI's shape, or in Anthropic's when
+    `anthropic-version` is sent.
 
     Errors: UNAUTHENTICATED, UNAVAILABLE.
     """
     GetModel: _aio.UnaryUnaryMultiCallable[_gateway_service_pb2.GetModelRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
-    """Returns one model that the caller may use, in OpenAI's shape.
+    """Returns one model that the caller may use, in the same shapes.
 
     Errors: UNAUTHENTICATED, NOT_FOUND, UNAVAILABLE.
     """
@@ -245,8 +247,8 @@ class GatewayServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]:
         """Answers OpenAI responses, whole or streamed as `stream` in the body says.
 
-        Errors: as for every method, in OpenAI's shape over HTTP; UNIMPLEMENTED where no provider of the
-        model speaks them.
+        Errors: as for every method, in OpenAI's shape over HTTP; INVALID_ARGUMENT where no provider of
+        the model speaks them.
         """
 
     @_abc_1.abstractmethod
@@ -257,8 +259,8 @@ class GatewayServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]:
         """Answers Anthropic messages, whole or streamed as `stream` in the body says.
 
-        Errors: as for every method, in Anthropic's shape over HTTP; UNIMPLEMENTED where no provider of
-        the model can be reached from them.
+        Errors: as for every method, in Anthropic's shape over HTTP; INVALID_ARGUMENT naming the field
+        that the model's provider has no word for.
         """
 
     @_abc_1.abstractmethod
@@ -267,9 +269,9 @@ class GatewayServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _httpbody_pb2.HttpBody,
         context: _ServicerContext,
     ) -> _typing.Union[_httpbody_pb2.HttpBody, _abc.Awaitable[_httpbody_pb2.HttpBody]]:
-        """Counts the tokens of Anthropic messages without a model call.
+        """Counts the tokens of Anthropic messages without an answer; an estimate is marked as one.
 
-        Errors: as for every method, in Anthropic's shape over HTTP; UNIMPLEMENTED likewise.
+        Errors: as for every method, in Anthropic's shape over HTTP.
         """
 
     @_abc_1.abstractmethod
@@ -289,7 +291,8 @@ class GatewayServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _gateway_service_pb2.ListModelsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_httpbody_pb2.HttpBody, _abc.Awaitable[_httpbody_pb2.HttpBody]]:
-        """Lists the models that the caller may use, in OpenAI's shape.
+        """Lists the models that the caller may use, in OpenAI's shape, or in Anthropic's when
+        `anthropic-version` is sent.
 
         Errors: UNAUTHENTICATED, UNAVAILABLE.
         """
@@ -300,7 +303,7 @@ class GatewayServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _gateway_service_pb2.GetModelRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_httpbody_pb2.HttpBody, _abc.Awaitable[_httpbody_pb2.HttpBody]]:
-        """Returns one model that the caller may use, in OpenAI's shape.
+        """Returns one model that the caller may use, in the same shapes.
 
         Errors: UNAUTHENTICATED, NOT_FOUND, UNAVAILABLE.
         """
