@@ -55,7 +55,10 @@ def defaults(environment: Mapping[str, str], state: Path, sockets: Path) -> dict
     keys = (state / "keys").absolute()
     added = {**DEFAULTS, "WEAVER_STATE_DIR": str(state.absolute())}
     added["WEAVER_GATEWAY_EDGE_LISTEN"] = f"unix:{sockets / 'gateway.sock'}"
-    if environment.get("WEAVER_MODEL_PROVIDER", "stub") == "stub":
+    if _is_set("WEAVER_MODEL_ROUTES", environment):
+        # The file's models are enough.
+        del added["WEAVER_MODEL_PROVIDER"]
+    elif environment.get("WEAVER_MODEL_PROVIDER", "stub") == "stub":
         added["WEAVER_MODEL_NAME"] = "stub-model"
     if not _is_set("WEAVER_ALLOWED_API_KEYS", environment):
         added["WEAVER_ALLOWED_API_KEYS_FILE"] = str(keys / API_KEY)
