@@ -130,7 +130,8 @@ class Assembly:
         if declared.kind == "anthropic":
             endpoint = Endpoint(
                 self._transport,
-                declared.endpoint,
+                # Anthropic's own clients write base URLs without the version.
+                declared.endpoint.removesuffix("/v1") + "/v1",
                 _HEADERS,
                 limits,
                 credential=key,

@@ -11,6 +11,7 @@ import pytest
 from openai.types.chat import ChatCompletion
 
 from tests.e2e.clients import http, sdk, trust
+from tests.e2e.test_e2e_upstream import recorded
 from tests.fakes.playback import Playback, Played, stream
 from tests.fakes.recordings import (
     ANTHROPIC_ANSWER,
@@ -220,6 +221,9 @@ async def cut_streams(suite: Any, vendor: Playback, cut: Played) -> None:
         async with http(suite, http2=http2) as client:
             answer = await client.post("/v1/messages", json=ANTHROPIC_ASK | {"stream": True})
         assert answer.status_code == 200
+        outcome = await recorded(suite, answer.headers["x-request-id"], "outcome")
+        assert (outcome["outcome"], outcome["reason"]) == ("interrupted", "PROVIDER_FAILED")
+        assert outcome["usage"]["estimated"] is True
         assert "message_stop" not in answer.text
         assert "stop_reason" not in answer.text.partition("content_block_start")[2]
         assert answer.text.strip().split("\n\n")[-1].startswith("event: error\n")
@@ -252,7 +256,8 @@ async def test_an_anthropic_provider_in_both_dialects(
     vendor: Playback, start_suite: Any, topology: str
 ) -> None:
     """One suite serves the whole of this test, since each start costs seconds."""
-    suite = start_suite(topology, environment("anthropic", vendor))
+    without_version = {"WEAVER_MODEL_ENDPOINT": vendor.base_url.removesuffix("/v1")}
+    suite = start_suite(topology, environment("anthropic", vendor) | without_version)
     await all_clients(suite, vendor, Played(ANTHROPIC_ANSWER), stream(anthropic_stream()))
     sent = [request for request in vendor.requests if request.json.get("stream") is not True]
     translated = sent[0].json
@@ -347,6 +352,11 @@ async def _byte_for_byte(suite: Any, vendor: Playback) -> None:
     assert sent.body == body
     assert sent.headers["anthropic-beta"] == "some-beta"
     assert suite.api_key not in str(sent.headers)
+    intent = await recorded(suite, reply.headers["x-request-id"], "intent")
+    outcome = await recorded(suite, reply.headers["x-request-id"], "outcome")
+    assert (intent["surface"], outcome["provider"]) == ("messages", "anthropic")
+    used = outcome["usage"]
+    assert (used["input_tokens"], used["output_tokens"]) == (22, 20)
     vendor.play(stream(anthropic_stream()), Played({"input_tokens": 12}))
     async with http(suite) as client:
         reply = await client.post("/v1/messages", json=ANTHROPIC_ASK | {"stream": True})
