@@ -15,9 +15,9 @@ from typing import NamedTuple, ParamSpec, Protocol, TypeVar
 
 import msgspec
 
-from services.audit.archive import ArchivedKey, KeyArchive
 from services.audit.checkpoint import SignedCheckpoint
 from services.audit.index import Filter
+from services.audit.keys.archive import ArchivedKey, KeyArchive
 from services.audit.log import Log
 from services.audit.matching import matches
 from services.audit.merkle import TILE_WIDTH, consistency_proof

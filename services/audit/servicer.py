@@ -7,14 +7,14 @@ from typing import Any
 
 from google.protobuf import timestamp_pb2
 
-from services.audit.archive import ArchivedKey
+from services.audit.keys.archive import ArchivedKey
 from services.audit.merkle import leaf_hash
 from services.audit.messages import commitment_key_of, filter_of, record_of
 from services.audit.permissions import check_append, check_read
 from services.audit.ports import Entry
-from services.audit.pseudonyms import Caller
 from services.audit.record import encode
 from services.audit.side_servicer import SideServicer, identity_of, stored_message
+from services.audit.sidestore.pseudonyms import Caller
 from services.common.errors import InvalidArgument
 from services.common.peer import peer_name
 from weaver.audit.v1 import audit_service_pb2 as pb

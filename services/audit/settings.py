@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import NoDecode
 
-from services.audit.archive import GRACE_DAYS
+from services.audit.keys.archive import GRACE_DAYS
 from services.audit.note import valid_name
 from services.common.settings import CommonSettings, SettingsError
 

@@ -7,19 +7,19 @@ from typing import Any
 
 import structlog
 
-from services.audit.commitment_keys import Erased
 from services.audit.configuration import Configurations
-from services.audit.erasure import Eraser, Order
 from services.audit.log import Log
-from services.audit.naming import Naming
 from services.audit.permissions import check_read
-from services.audit.pseudonyms import Identity
 from services.audit.reader import Reader, Stored
 from services.audit.record import CommitmentKind, Principal, decode
-from services.audit.sidestore import SideStore
-from services.audit.text_seal import open_text
-from services.audit.texts import CapturedText
-from services.audit.vault import Unreadable
+from services.audit.sidestore.commitment_keys import Erased
+from services.audit.sidestore.erasure import Eraser, Order
+from services.audit.sidestore.naming import Naming
+from services.audit.sidestore.pseudonyms import Identity
+from services.audit.sidestore.store import SideStore
+from services.audit.sidestore.text_seal import open_text
+from services.audit.sidestore.texts import CapturedText
+from services.audit.sidestore.vault import Unreadable
 from services.common.errors import InvalidArgument, NotFound, Unavailable
 from services.common.peer import peer_name
 from weaver.audit.v1 import audit_service_pb2 as pb

@@ -10,7 +10,9 @@ import structlog
 from prometheus_client import CollectorRegistry
 
 from services.audit import identities
-from services.audit.archive import ArchiveError
+from services.audit.archives.pruning import recorded_pruning
+from services.audit.archives.retention import Minimum
+from services.audit.archives.wiring import start_retention
 from services.audit.checkpoint import SignedCheckpoint
 from services.audit.commit import Limits
 from services.audit.configuration import Configurations
@@ -19,31 +21,29 @@ from services.audit.following import FollowingIndex
 from services.audit.following_wiring import follow
 from services.audit.history import History
 from services.audit.integration import Integrator
-from services.audit.inventory import LogDirectory
-from services.audit.keys import KeyProblem
+from services.audit.keys.archive import ArchiveError
+from services.audit.keys.signers import KeyProblem
+from services.audit.keys.wiring import SigningKeys
 from services.audit.layout import Layout, LayoutError
 from services.audit.log import Log
 from services.audit.merkle import leaf_hash
 from services.audit.metrics import LogMetrics
-from services.audit.monitor_wiring import start_monitor
-from services.audit.naming import Naming
 from services.audit.note import NoteSigner, VerifierKey
 from services.audit.ports import Entry
-from services.audit.pruning import recorded_pruning
 from services.audit.reader import Reader
 from services.audit.record import summarise
 from services.audit.recovery import DamagedLog, Tree, accept, open_tree
-from services.audit.retention import Minimum
-from services.audit.retention_wiring import start_retention
 from services.audit.servicer import AuditServicer
 from services.audit.settings import AuditSettings
-from services.audit.sidestore import SideStore
-from services.audit.signing_keys import SigningKeys
-from services.audit.store_wiring import eraser, make_current, open_side_store, recall
+from services.audit.sidestore.naming import Naming
+from services.audit.sidestore.store import SideStore
+from services.audit.sidestore.vault import VaultError
+from services.audit.sidestore.wiring import eraser, make_current, open_side_store, recall
 from services.audit.tiles import TileDirectory
-from services.audit.vault import VaultError
+from services.audit.verification.inventory import LogDirectory
+from services.audit.verification.wiring import start_monitor
 from services.audit.wal import DamagedWAL, WriteAheadLog
-from services.audit.witness_wiring import Witnesses
+from services.audit.witnesses.wiring import Witnesses
 from services.common.clock import Clock, SystemClock
 from services.common.component import Component
 from services.common.fingerprint import start_attributes

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, cast
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from services.audit.keys import generate_ed25519, generate_rsa, private_pem
+from services.audit.keys.signers import generate_ed25519, generate_rsa, private_pem
 from services.audit.settings import AuditSettings
 from services.audit.wiring import build
 from services.common.component import Component

@@ -4,14 +4,14 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
-from services.audit.archive import KeyArchive
 from services.audit.checkpoint import SignedCheckpoint, parse_signed_checkpoint
 from services.audit.integration import Integrator
-from services.audit.keys import Signer, generate_ed25519
+from services.audit.keys.archive import KeyArchive
+from services.audit.keys.signatures import Keys
+from services.audit.keys.signers import Signer, generate_ed25519
 from services.audit.merkle import RightEdge, leaf_hash
 from services.audit.ports import Entry
 from services.audit.record import Record, RecordId, encode
-from services.audit.signatures import Keys
 from services.audit.tiles import TileDirectory
 
 ORIGIN = "weaver.test/log"

@@ -81,7 +81,6 @@ class FakeLimiter:
         self.error: WeaverError | None = None
         self.reserved: list[tuple[Principal, str, int, int]] = []
         self.settled: list[tuple[Usage | None, int]] = []
-        self.renewed = 0
 
     async def reserve(
         self, principal: Principal, model: str, *, tokens: int, cost_micros: int
@@ -95,9 +94,6 @@ class FakeLimiter:
         self, principal: Principal, admission: Admission, usage: Usage | None, cost_micros: int
     ) -> None:
         self.settled.append((usage, cost_micros))
-
-    def renew(self, principal: Principal, admission: Admission) -> None:
-        self.renewed += 1
 
 
 class FakeModel:

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from services.audit import keyfiles, keys
-from services.audit.archive import DAY_S
-from services.audit.provenance import Provenance
+from services.audit.keys import files as keyfiles
+from services.audit.keys import signers as keys
+from services.audit.keys.archive import DAY_S
+from services.audit.keys.provenance import Provenance
 from services.audit.wiring import build
 from tests.fakes.auditlog import RunningLog, quick_keys, settings_in
 

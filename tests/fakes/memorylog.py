@@ -5,11 +5,11 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 
 from services.audit.checkpoint import Checkpoint, SignedCheckpoint
-from services.audit.inventory import first_record
-from services.audit.keys import Signer
+from services.audit.keys.signers import Signer
 from services.audit.merkle import TILE_WIDTH, RightEdge, leaf_hash, root_of
 from services.audit.note import sign_note
 from services.audit.tiles import ENTRIES, Tile, pack_entries, tiles_of
+from services.audit.verification.inventory import first_record
 from tests.fakes.biglog import ORIGIN, entry, signer
 
 

@@ -14,8 +14,8 @@ import msgspec
 import pytest
 
 from services.audit.index import Filter
-from services.audit.offline import OfflineLog
 from services.audit.record import summarise
+from services.audit.verification.offline import OfflineLog
 from services.cli.__main__ import main as weaver
 from tests.fakes.auditlog import EPOCH
 from tests.faults.processes import Fork

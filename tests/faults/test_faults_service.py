@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from services.audit.index import Filter
-from services.audit.offline import OfflineLog
 from services.audit.record import summarise
+from services.audit.verification.offline import OfflineLog
 from services.common.channel import call, open_channel
 from services.common.errors import WeaverError
 from services.common.settings import CommonSettings

@@ -17,9 +17,9 @@ import pytest
 from obstore.exceptions import BaseError
 from obstore.store import S3Store
 
-from services.audit.archive_targets import TargetError, open_target
-from services.audit.archived import ArchiveReport
-from services.audit.archiving import Archiver
+from services.audit.archives.archived import ArchiveReport
+from services.audit.archives.archiving import Archiver
+from services.audit.archives.targets import TargetError, open_target
 from services.audit.layout import Layout
 from tests.fakes.auditlog import record, running_log
 

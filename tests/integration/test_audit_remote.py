@@ -12,14 +12,14 @@ from typing import Any, ClassVar
 import pytest
 
 from services.audit.index import Filter
-from services.audit.mirroring import mirror
-from services.audit.offline import OfflineError, OfflineLog
 from services.audit.receipt import verify_receipt
-from services.audit.remote import RemoteLog
-from services.audit.remote_reading import RemoteTiles, ServiceLog
-from services.audit.report import Report
-from services.audit.verifier import verify
-from services.audit.web import WebClient, WebError
+from services.audit.verification.mirroring import mirror
+from services.audit.verification.offline import OfflineError, OfflineLog
+from services.audit.verification.remote import RemoteLog
+from services.audit.verification.remote_reading import RemoteTiles, ServiceLog
+from services.audit.verification.report import Report
+from services.audit.verification.verifier import verify
+from services.audit.verification.web import WebClient, WebError
 from tests.fakes.biglog import (
     ORIGIN,
     checkpoint_of,
@@ -156,7 +156,7 @@ def test_what_fails_for_a_moment_is_tried_again(server: Server) -> None:
 
 
 def test_what_keeps_failing_is_no_verdict(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("services.audit.web._FIRST_PAUSE_S", 0.001)
+    monkeypatch.setattr("services.audit.verification.web._FIRST_PAUSE_S", 0.001)
     server.broken["/log/tile/0/003"] = 1_000
     with pytest.raises(WebError, match="tile/0/003"):
         check(server)
@@ -210,7 +210,7 @@ def test_only_what_is_new_is_fetched_since_a_kept_checkpoint(
     kept = checkpoint_of(log_of(tmp_path / "kept", 1_000))
     log = RemoteLog(WebClient(f"{server.url}/log"))
     monkey = pytest.MonkeyPatch()
-    monkey.setattr("services.audit.verifier.LOOK_BACK", 0)
+    monkey.setattr("services.audit.verification.verifier.LOOK_BACK", 0)
     try:
         report = verify(log, keys_of(), since=kept)
     finally:

@@ -6,8 +6,8 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 import pytest
 
-from services.audit.witness_client import MAX_ANSWER, HTTPWitness, open_session
-from services.audit.witnessing import WitnessFailure
+from services.audit.witnesses.client import MAX_ANSWER, HTTPWitness, open_session
+from services.audit.witnesses.witnessing import WitnessFailure
 
 TOTAL_S = 0.5
 

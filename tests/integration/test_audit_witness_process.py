@@ -19,12 +19,12 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from services.audit.checkpoint import Checkpoint, parse_signed_checkpoint
-from services.audit.cosignature import CosignerKey, cosigned_text, parse_cosigner_key
-from services.audit.inventory import WITNESSED
-from services.audit.keys import Signer
+from services.audit.keys.signers import Signer
 from services.audit.merkle import RightEdge, consistency_proof, leaf_hash, root_of
 from services.audit.note import Note, parse_note, sign_note
-from services.audit.witness import add_checkpoint_request
+from services.audit.verification.inventory import WITNESSED
+from services.audit.witnesses.cosignature import CosignerKey, cosigned_text, parse_cosigner_key
+from services.audit.witnesses.witness import add_checkpoint_request
 from services.common.certificates import ensure
 from services.common.settings import CommonSettings
 from tests.fakes.auditlog import record, running_log

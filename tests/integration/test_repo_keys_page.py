@@ -10,8 +10,8 @@ import pytest
 import yaml
 from prometheus_client import CollectorRegistry
 
-from services.audit.key_metrics import KeyMetrics
-from services.audit.keys import load_ed25519, load_rsa
+from services.audit.keys.metrics import KeyMetrics
+from services.audit.keys.signers import load_ed25519, load_rsa
 from services.audit.settings import AuditSettings
 from services.common.clock import SystemClock
 from services.common.health import Health

@@ -12,11 +12,11 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from services.audit.archive_targets import Target, TargetError, TargetURLError, open_target
-from services.audit.archived import ArchiveReport, ArchivingError
-from services.audit.archiving import Archiver, ArchivingBusyError
+from services.audit.archives.archived import ArchiveReport, ArchivingError
+from services.audit.archives.archiving import Archiver, ArchivingBusyError
+from services.audit.archives.restoring import Restored, RestoreError, restore
+from services.audit.archives.targets import Target, TargetError, TargetURLError, open_target
 from services.audit.layout import Layout
-from services.audit.restoring import Restored, RestoreError, restore
 from services.cli.audit.options import (
     AsJSON,
     KeysFile,

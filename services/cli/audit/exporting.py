@@ -6,10 +6,10 @@ from typing import Annotated
 
 import typer
 
-from services.audit.archive import ArchiveError
-from services.audit.export import export, manifest_path, verify_export
+from services.audit.keys.archive import ArchiveError
+from services.audit.keys.signatures import load_keys
 from services.audit.note import NoteError
-from services.audit.signatures import load_keys
+from services.audit.verification.export import export, manifest_path, verify_export
 from services.cli.audit.filters import (
     RequestOption,
     SinceOption,

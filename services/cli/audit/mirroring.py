@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from services.audit.archive import ArchiveError
-from services.audit.mirroring import mirror
+from services.audit.keys.archive import ArchiveError
+from services.audit.keys.signatures import Keys, load_keys
 from services.audit.note import NoteError
-from services.audit.signatures import Keys, load_keys
+from services.audit.verification.mirroring import mirror
 from services.cli.audit.options import AsJSON, KeysFile, progress_bar, usage
 from services.cli.audit.places import CAFile, remote_log
 

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from services.audit.verifier import Progress as ProgressCallback
+from services.audit.verification.verifier import Progress as ProgressCallback
 
 _PROGRESS_AFTER_S = 2.0
 

@@ -10,11 +10,11 @@ from typing import Annotated
 
 import typer
 
-from services.audit.offline import OfflineError, OfflineLog
-from services.audit.remembered import Remembered
-from services.audit.remote import RemoteLog
-from services.audit.remote_reading import RemoteTiles, ServiceLog
-from services.audit.web import WebClient, WebError
+from services.audit.verification.offline import OfflineError, OfflineLog
+from services.audit.verification.remembered import Remembered
+from services.audit.verification.remote import RemoteLog
+from services.audit.verification.remote_reading import RemoteTiles, ServiceLog
+from services.audit.verification.web import WebClient, WebError
 from services.cli.audit.options import log_directory, usage
 
 _ADDRESS = re.compile(r"https?://", re.IGNORECASE)

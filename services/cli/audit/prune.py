@@ -13,17 +13,17 @@ from typing import Annotated
 import msgspec
 import typer
 
-from services.audit.checkpoint import SignedCheckpoint, parse_signed_checkpoint
-from services.audit.layout import Layout, LayoutError
-from services.audit.note import NoteError
-from services.audit.retention import Minimum, Retention, Rule
-from services.audit.retention_wiring import (
+from services.audit.archives.retention import Minimum, Retention, Rule
+from services.audit.archives.wiring import (
     ANSWER,
     REQUEST,
     PruneAnswer,
     PruneRequest,
     write_message,
 )
+from services.audit.checkpoint import SignedCheckpoint, parse_signed_checkpoint
+from services.audit.layout import Layout, LayoutError
+from services.audit.note import NoteError
 from services.audit.settings import AuditSettings
 from services.audit.tiles import TileDirectory
 from services.cli.audit.options import AsJSON, LogOption, console, log_directory, usage

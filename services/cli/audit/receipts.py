@@ -8,12 +8,18 @@ from typing import Annotated, Any
 
 import typer
 
-from services.audit.archive import ArchiveError
-from services.audit.evidence import CommitmentKeys, Direction, Evidence, load_evidence, read
+from services.audit.keys.archive import ArchiveError
+from services.audit.keys.signatures import Keys, load_keys, outside_validity
 from services.audit.note import NoteError, VerifierKey
 from services.audit.receipt import verify_receipt
 from services.audit.record import summarise
-from services.audit.signatures import Keys, load_keys, outside_validity
+from services.audit.verification.evidence import (
+    CommitmentKeys,
+    Direction,
+    Evidence,
+    load_evidence,
+    read,
+)
 from services.cli.audit.options import AsJSON, PlaceOption, console, usage
 from services.cli.audit.places import CAFile, reading
 from services.cli.audit.vouching import PolicyFile, Vouching

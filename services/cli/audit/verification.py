@@ -12,19 +12,19 @@ from typing import Annotated, NoReturn
 import typer
 from rich.console import Console
 
-from services.audit.archive import ArchiveError, KeyArchive, load_archive
+from services.audit.archives.pruning import recorded_pruning
 from services.audit.checkpoint import SignedCheckpoint, parse_signed_checkpoint
-from services.audit.inventory import LogDirectory, Source, read_regular
+from services.audit.keys.archive import ArchiveError, KeyArchive, load_archive
+from services.audit.keys.signatures import Keys, load_keys
+from services.audit.keys.succession import Succession, endorsements, follow
 from services.audit.layout import Layout
 from services.audit.note import MAX_NOTE_SIZE, NoteError, VerifierKey
-from services.audit.offline import published_before
-from services.audit.pruning import recorded_pruning
-from services.audit.remembered import Remembered
-from services.audit.remote import RemoteLog
-from services.audit.report import Report
-from services.audit.signatures import Keys, load_keys
-from services.audit.succession import Succession, endorsements, follow
-from services.audit.verifier import verify
+from services.audit.verification.inventory import LogDirectory, Source, read_regular
+from services.audit.verification.offline import published_before
+from services.audit.verification.remembered import Remembered
+from services.audit.verification.remote import RemoteLog
+from services.audit.verification.report import Report
+from services.audit.verification.verifier import verify
 from services.cli.audit.options import (
     AsJSON,
     KeysFile,

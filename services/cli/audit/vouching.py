@@ -8,11 +8,11 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from services.audit.archive import rfc3339
 from services.audit.checkpoint import SignedCheckpoint
-from services.audit.policy import Policy, PolicyError, parse_policy
-from services.audit.report import Report
-from services.audit.vouching import Vouched, best_vouched
+from services.audit.keys.archive import rfc3339
+from services.audit.verification.report import Report
+from services.audit.witnesses.policy import Policy, PolicyError, parse_policy
+from services.audit.witnesses.vouching import Vouched, best_vouched
 from services.cli.audit.options import usage
 
 PolicyFile = Annotated[

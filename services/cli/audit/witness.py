@@ -11,13 +11,13 @@ from typing import Annotated
 
 import typer
 
-from services.audit.log_keys import KnownLogs, LogKeysError
-from services.audit.witness import Witness
-from services.audit.witness_store import (
+from services.audit.witnesses.log_keys import KnownLogs, LogKeysError
+from services.audit.witnesses.store import (
     FileWitnessStore,
     WitnessStoreError,
     load_or_make_cosigners,
 )
+from services.audit.witnesses.witness import Witness
 from services.cli.audit.options import AsJSON, usage
 from services.common.settings import SettingsError, split_address
 
@@ -82,7 +82,7 @@ def witness_command(  # noqa: PLR0913, PLR0917 - each is an option
         sys.stdout.flush()
 
     async def run() -> None:
-        from services.audit.witness_server import WitnessServer  # noqa: PLC0415 - slow to load
+        from services.audit.witnesses.server import WitnessServer  # noqa: PLC0415 - slow to load
 
         stopped = asyncio.Event()
         for number in (signal.SIGINT, signal.SIGTERM):

@@ -11,11 +11,11 @@ from pathlib import Path
 import typer
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
-from services.audit.archive import DAY_S, ROTATE_DAYS, WARN_DAYS, KeyArchive
-from services.audit.first_use import FILE, FirstUses, check_environment
-from services.audit.keyfiles import previous_file
-from services.audit.keys import RECOMMENDED_BITS, KeyProblem
-from services.audit.keysource import KeySource, LoadedKey
+from services.audit.keys.archive import DAY_S, ROTATE_DAYS, WARN_DAYS, KeyArchive
+from services.audit.keys.files import previous_file
+from services.audit.keys.first_use import FILE, FirstUses, check_environment
+from services.audit.keys.signers import RECOMMENDED_BITS, KeyProblem
+from services.audit.keys.source import KeySource, LoadedKey
 from services.audit.settings import AuditSettings
 from services.cli.keys.options import (
     AsJSON,

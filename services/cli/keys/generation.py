@@ -5,14 +5,14 @@ import sys
 
 import typer
 
-from services.audit.keyfiles import (
+from services.audit.keys.files import (
     ED25519_FILE,
     RSA_FILE,
     RSA_PUBLIC_FILE,
     write_private,
     write_public,
 )
-from services.audit.keys import (
+from services.audit.keys.signers import (
     DEFAULT_RSA_BITS,
     RSA_SIZES,
     KeyProblem,

@@ -10,8 +10,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from services.audit.archive import ArchivedKey
-from services.audit.keys import KeyProblem
+from services.audit.keys.archive import ArchivedKey
+from services.audit.keys.signers import KeyProblem
 from services.cli.keys.options import (
     AsJSON,
     Directory,

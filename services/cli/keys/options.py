@@ -15,12 +15,12 @@ import typer
 from pydantic import ValidationError
 from rich.console import Console
 
-from services.audit.archive import ArchiveError, KeyArchive, load_archive, rfc3339
-from services.audit.key_settings import sources
-from services.audit.keyfiles import ED25519_FILE, RSA_FILE, RSA_PUBLIC_FILE
-from services.audit.keysource import KeySource, Value
+from services.audit.keys.archive import ArchiveError, KeyArchive, load_archive, rfc3339
+from services.audit.keys.files import ED25519_FILE, RSA_FILE, RSA_PUBLIC_FILE
+from services.audit.keys.provenance import Provenance
+from services.audit.keys.settings import sources
+from services.audit.keys.source import KeySource, Value
 from services.audit.layout import Layout
-from services.audit.provenance import Provenance
 from services.audit.settings import AuditSettings
 
 Directory = Annotated[

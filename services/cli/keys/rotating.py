@@ -10,15 +10,16 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from services.audit.archive import ArchiveError, KeyArchive, load_archive
-from services.audit.keyfiles import (
+from services.audit.keys.archive import ArchiveError, KeyArchive, load_archive
+from services.audit.keys.files import (
     RSA_PUBLIC_FILE,
     previous_file,
     write,
     write_private,
     write_public,
 )
-from services.audit.keys import (
+from services.audit.keys.provenance import Provenance
+from services.audit.keys.signers import (
     DEFAULT_RSA_BITS,
     RSA_SIZES,
     KeyProblem,
@@ -29,9 +30,8 @@ from services.audit.keys import (
     generate_rsa,
     load_private,
 )
-from services.audit.keysource import KeySource
+from services.audit.keys.source import KeySource
 from services.audit.layout import Layout
-from services.audit.provenance import Provenance
 from services.cli.keys.options import (
     AsJSON,
     Bits,

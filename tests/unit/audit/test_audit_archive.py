@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from services.audit import keys
-from services.audit.archive import DAY_S, ArchiveError, KeyArchive, load_archive, rfc3339
-from services.audit.keys import Signer
-from services.audit.provenance import Provenance
-from services.audit.signatures import load_keys
+from services.audit.keys import signers as keys
+from services.audit.keys.archive import DAY_S, ArchiveError, KeyArchive, load_archive, rfc3339
+from services.audit.keys.provenance import Provenance
+from services.audit.keys.signatures import load_keys
+from services.audit.keys.signers import Signer
 
 START = 1_700_000_000
 

@@ -7,28 +7,28 @@ from pathlib import Path
 
 import pytest
 
-from services.audit.archive import KeyArchive, load_archive
-from services.audit.archive_targets import (
+from services.audit.archives.archived import ArchiveReport, ArchivingError, read_archived
+from services.audit.archives.archiving import Archiver, ArchivingBusyError
+from services.audit.archives.restoring import RestoreError, restore
+from services.audit.archives.targets import (
     DirectoryTarget,
     Target,
     TargetError,
     TargetURLError,
     open_target,
 )
-from services.audit.archived import ArchiveReport, ArchivingError, read_archived
-from services.audit.archiving import Archiver, ArchivingBusyError
 from services.audit.checkpoint import parse_signed_checkpoint
 from services.audit.history import History
 from services.audit.integration import Integrator
-from services.audit.keys import Signer, load_ed25519, load_rsa
+from services.audit.keys.archive import KeyArchive, load_archive
+from services.audit.keys.signatures import load_keys
+from services.audit.keys.signers import Signer, load_ed25519, load_rsa
 from services.audit.layout import Layout
 from services.audit.merkle import RightEdge, leaf_hash
 from services.audit.ports import Entry
 from services.audit.record import Record, RecordId, encode
-from services.audit.restoring import RestoreError, restore
-from services.audit.signatures import load_keys
 from services.audit.tiles import TileDirectory
-from services.audit.verifier import verify
+from services.audit.verification.verifier import verify
 from tests.fakes.auditlog import files_of, quick_keys
 
 ORIGIN = "weaver.test/log"
@@ -344,7 +344,7 @@ def test_a_full_disk_is_said_and_leaves_no_half_object(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("services.audit.archive_targets.os.fsync", full)
+        patch.setattr("services.audit.archives.targets.os.fsync", full)
         with pytest.raises(TargetError, match="No space left"):
             archive(log, DirectoryTarget(tmp_path / "archive"))
     assert files_of(tmp_path / "archive") == []
@@ -411,7 +411,7 @@ def test_an_archive_that_somebody_else_signed_is_not_restored_for_whoever_knows_
 def _other_key() -> bytes:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey  # noqa: PLC0415
 
-    from services.audit.keys import private_pem  # noqa: PLC0415
+    from services.audit.keys.signers import private_pem  # noqa: PLC0415
 
     return private_pem(Ed25519PrivateKey.generate())
 

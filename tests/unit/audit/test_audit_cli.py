@@ -12,8 +12,8 @@ from typer import Typer
 from typer.testing import CliRunner
 
 from services.audit.checkpoint import parse_signed_checkpoint
-from services.audit.keyfiles import ED25519_FILE, RSA_FILE, RSA_PUBLIC_FILE
-from services.audit.keys import generate_rsa, private_pem
+from services.audit.keys.files import ED25519_FILE, RSA_FILE, RSA_PUBLIC_FILE
+from services.audit.keys.signers import generate_rsa, private_pem
 from services.cli import audit, keys
 from tests.fakes.auditlog import intent, outcome, record, running_log
 

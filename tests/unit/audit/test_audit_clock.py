@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from services.audit.history import History, read_history
+from services.audit.keys.signatures import load_keys
 from services.audit.layout import Layout
-from services.audit.offline import published_before
-from services.audit.signatures import load_keys
-from services.audit.verifier import verify
+from services.audit.verification.offline import published_before
+from services.audit.verification.verifier import verify
 from services.audit.wiring import build
 from tests.fakes.auditlog import RunningLog, record, settings_in
 from tests.unit.audit.test_audit_stores import signed

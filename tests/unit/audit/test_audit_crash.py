@@ -10,11 +10,11 @@ import time
 from pathlib import Path
 
 from services.audit.index import Filter
+from services.audit.keys.signatures import load_keys
 from services.audit.layout import Layout
-from services.audit.offline import OfflineLog, published_before
 from services.audit.record import summarise
-from services.audit.signatures import load_keys
-from services.audit.verifier import verify
+from services.audit.verification.offline import OfflineLog, published_before
+from services.audit.verification.verifier import verify
 from tests.fakes.auditlog import quick_keys, running_log
 
 EVERYTHING = Filter()

@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from services.audit import deduplication as module
 from services.audit import identities
 from services.audit.deduplication import Deduplication, Snapshot
+from services.audit.keys.signatures import load_keys
 from services.audit.layout import Layout
 from services.audit.ports import Entry
 from services.audit.record import RecordId
 from services.audit.seen import Intervals
-from services.audit.signatures import load_keys
 from services.audit.tiles import TileDirectory
-from services.audit.verifier import verify
+from services.audit.verification.verifier import verify
 from services.common.errors import AlreadyExists, PermissionDenied
 from tests.fakes.auditlog import EPOCH, RunningLog, record, running_log
 from weaver.audit.v1 import audit_service_pb2 as pb

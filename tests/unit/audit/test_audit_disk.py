@@ -15,11 +15,11 @@ from services.audit import identities, wiring
 from services.audit.commit import Limits
 from services.audit.history import History, read_history
 from services.audit.integration import Integrator
+from services.audit.keys.signatures import load_keys
 from services.audit.layout import Layout
 from services.audit.metrics import LogMetrics
-from services.audit.signatures import load_keys
 from services.audit.tiles import TileDirectory
-from services.audit.verifier import verify
+from services.audit.verification.verifier import verify
 from services.audit.wal import WriteAheadLog
 from services.common.clock import SystemClock
 from services.common.errors import ResourceExhausted, Unavailable

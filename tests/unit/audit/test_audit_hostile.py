@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from services.audit.inventory import Inventory, NotAFileError, read_regular
-from services.audit.report import Report
-from services.audit.verifier import verify
+from services.audit.verification.inventory import Inventory, NotAFileError, read_regular
+from services.audit.verification.report import Report
+from services.audit.verification.verifier import verify
 from tests.fakes.biglog import checkpoint_of, keys_of, log_of
 
 

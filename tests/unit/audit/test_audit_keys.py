@@ -12,11 +12,12 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
 )
 
-from services.audit import keyfiles, keys
-from services.audit.key_settings import sources
-from services.audit.keys import KeyProblem, Signer
-from services.audit.keysource import LoadedKey
-from services.audit.provenance import NOTHING_STATED, Provenance
+from services.audit.keys import files as keyfiles
+from services.audit.keys import signers as keys
+from services.audit.keys.provenance import NOTHING_STATED, Provenance
+from services.audit.keys.settings import sources
+from services.audit.keys.signers import KeyProblem, Signer
+from services.audit.keys.source import LoadedKey
 from services.audit.settings import AuditSettings
 from services.common.settings import SettingsError, load
 from tests.fakes.auditlog import quick_keys, running_log

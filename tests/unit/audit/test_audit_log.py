@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from services.audit.keys.signatures import load_keys
 from services.audit.layout import Layout
-from services.audit.signatures import load_keys
-from services.audit.verifier import verify
+from services.audit.verification.verifier import verify
 from services.common.errors import AlreadyExists, ResourceExhausted, Unavailable
 from services.common.settings import SettingsError
 from tests.fakes.auditlog import EPOCH, RunningLog, files_of, intent, outcome, record, running_log

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from services.audit.checkpoint import SignedCheckpoint
-from services.audit.monitor import Monitor
-from services.audit.report import Finding, Report
+from services.audit.verification.monitor import Monitor
+from services.audit.verification.report import Finding, Report
 from services.common.clock import SystemClock
 from tests.fakes.biglog import checkpoint_of, entries, entry, keys_of, log_of, write_log
 
@@ -139,7 +139,7 @@ def test_what_is_incomplete_is_told_once_and_a_hole_only_when_it_stays(
     with monitoring(log) as observer:
         observer.wait(lambda: len(observer.sizes) > 3)
     assert [[f.kind for f in found] for found in observer.failures] == [["duplicated"]]
-    monkeypatch.setattr("services.audit.monitor._HOLE_GRACE_S", 0.05)
+    monkeypatch.setattr("services.audit.verification.monitor._HOLE_GRACE_S", 0.05)
     with monitoring(log) as observer:
         observer.wait(lambda: len(observer.failures) > 1)
         seen = len(observer.sizes)

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.audit.checkpoint import Checkpoint, parse_checkpoint, parse_signed_checkpoint
-from services.audit.keys import Signer, load_ed25519, load_rsa
+from services.audit.keys.signers import Signer, load_ed25519, load_rsa
 from services.audit.note import (
     NoteError,
     VerifierKey,

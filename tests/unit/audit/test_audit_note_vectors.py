@@ -10,7 +10,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from services.audit.checkpoint import parse_checkpoint, parse_signed_checkpoint
-from services.audit.keys import Signer
+from services.audit.keys.signers import Signer
 from services.audit.note import NoteError, parse_note, parse_verifier_key, sign_note
 
 PETER = "PeterNeumann+c74f20a3+ARpc2QcUPDhMQegwxbzhKqiBfsVkmqq/LDE4izWy10TW"

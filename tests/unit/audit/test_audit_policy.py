@@ -7,12 +7,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA44PrivateKey
 
 from services.audit.checkpoint import Checkpoint
-from services.audit.cosignature import Cosigner, cosigned_text, parse_cosigner_key
-from services.audit.keys import Signer, load_ed25519
+from services.audit.keys.signers import Signer, load_ed25519
 from services.audit.merkle import leaf_hash
 from services.audit.note import Note, NoteError, parse_note, parse_verifier_key, sign_note
-from services.audit.policy import PolicyError, parse_policy
-from services.audit.vouching import vouched
+from services.audit.witnesses.cosignature import Cosigner, cosigned_text, parse_cosigner_key
+from services.audit.witnesses.policy import PolicyError, parse_policy
+from services.audit.witnesses.vouching import vouched
 from tests.fakes.auditlog import quick_keys
 
 ORIGIN = "weaver.test/log"

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from services.audit.checkpoint import Checkpoint, SignedCheckpoint
-from services.audit.keys import Signer, generate_ed25519
+from services.audit.keys.signers import Signer, generate_ed25519
 from services.audit.merkle import leaf_hash, root_of
 from services.audit.note import NoteError, sign_note
 from services.audit.receipt import Receipt, make_receipt, parse_receipt, verify_receipt

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from services.audit.offline import OfflineLog
+from services.audit.verification.offline import OfflineLog
 from tests.fakes.biglog import log_of
 
 SIZES = [1, 2, 255, 256, 257, 511, 512, 513, 65_535, 65_536, 65_537, 65_792, 65_793]

@@ -13,19 +13,24 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from services.audit.archive_targets import DirectoryTarget
-from services.audit.archiving import Archiver
-from services.audit.inventory import LogDirectory
+from services.audit.archives.archiving import Archiver
+from services.audit.archives.pruning import (
+    ACTION,
+    announced_end,
+    pruning_attributes,
+    recorded_pruning,
+)
+from services.audit.archives.restoring import restore
+from services.audit.archives.retention import PRUNED, Minimum
+from services.audit.archives.targets import DirectoryTarget
+from services.audit.archives.wiring import ANSWER, REQUEST, PruneRequest, write_message
+from services.audit.keys.signatures import load_keys
 from services.audit.layout import Layout
-from services.audit.offline import OfflineError, OfflineLog
-from services.audit.pruning import ACTION, announced_end, pruning_attributes, recorded_pruning
 from services.audit.record import Record, RecordId, encode
-from services.audit.report import Report
-from services.audit.restoring import restore
-from services.audit.retention import PRUNED, Minimum
-from services.audit.retention_wiring import ANSWER, REQUEST, PruneRequest, write_message
-from services.audit.signatures import load_keys
-from services.audit.verifier import verify
+from services.audit.verification.inventory import LogDirectory
+from services.audit.verification.offline import OfflineError, OfflineLog
+from services.audit.verification.report import Report
+from services.audit.verification.verifier import verify
 from services.audit.wiring import build
 from services.cli.__main__ import application
 from services.common.clock import SystemClock

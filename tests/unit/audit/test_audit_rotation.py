@@ -9,17 +9,18 @@ from typing import Any
 
 import pytest
 
-from services.audit import keyfiles, keys
-from services.audit.archive import DAY_S, KeyArchive, load_archive
 from services.audit.history import read_history
-from services.audit.keys import Signer
+from services.audit.keys import files as keyfiles
+from services.audit.keys import signers as keys
+from services.audit.keys.archive import DAY_S, KeyArchive, load_archive
+from services.audit.keys.provenance import Provenance
+from services.audit.keys.signatures import load_keys
+from services.audit.keys.signers import Signer
 from services.audit.layout import Layout
-from services.audit.offline import OfflineLog, published_before
-from services.audit.provenance import Provenance
-from services.audit.remote import parse_listing
-from services.audit.report import Report
-from services.audit.signatures import load_keys
-from services.audit.verifier import verify
+from services.audit.verification.offline import OfflineLog, published_before
+from services.audit.verification.remote import parse_listing
+from services.audit.verification.report import Report
+from services.audit.verification.verifier import verify
 from services.common.settings import SettingsError
 from tests.fakes.auditlog import RunningLog, quick_keys, record
 from tests.fakes.keyring import DAY_0, Keyring, MovedClock, running, until

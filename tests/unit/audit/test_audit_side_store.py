@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from services.audit.commitment_keys import CommitmentKeys, DamagedKeys, Erased
 from services.audit.ports import Entry
-from services.audit.pseudonyms import Identity, Pseudonyms
 from services.audit.record import RecordId
-from services.audit.sidestore import SideStore
-from services.audit.text_seal import open_text
-from services.audit.texts import CapturedText, Texts
-from services.audit.vault import (
+from services.audit.sidestore.commitment_keys import CommitmentKeys, DamagedKeys, Erased
+from services.audit.sidestore.pseudonyms import Identity, Pseudonyms
+from services.audit.sidestore.store import SideStore
+from services.audit.sidestore.text_seal import open_text
+from services.audit.sidestore.texts import CapturedText, Texts
+from services.audit.sidestore.vault import (
     Unreadable,
     Vault,
     VaultError,
@@ -238,7 +238,7 @@ def test_a_changed_row_costs_the_pseudonym_and_not_the_record(tmp_path: Path) ->
 
 
 def test_the_cache_of_callers_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("services.audit.pseudonyms._MAX_CACHED", 3)
+    monkeypatch.setattr("services.audit.sidestore.pseudonyms._MAX_CACHED", 3)
     callers = Pseudonyms(tmp_path / "callers.db", vault(tmp_path))
     many = [ALICE._replace(subject=str(i)) for i in range(10)]
     first = callers.ensure(many)

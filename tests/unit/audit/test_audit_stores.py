@@ -7,7 +7,7 @@ import pytest
 from services.audit.checkpoint import Checkpoint, SignedCheckpoint
 from services.audit.history import History, read_history
 from services.audit.index import Filter, Index
-from services.audit.keys import Signer, generate_ed25519
+from services.audit.keys.signers import Signer, generate_ed25519
 from services.audit.merkle import leaf_hash
 from services.audit.note import NoteError, sign_note
 from services.audit.ports import Entry

@@ -6,15 +6,15 @@ import pytest
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
-from services.audit.archive import KeyArchive
-from services.audit.blame import Blame
+from services.audit.keys.archive import KeyArchive
+from services.audit.keys.signatures import Keys
 from services.audit.merkle import TILE_WIDTH, inclusion_proof, leaf_hash, node_hash
 from services.audit.note import NoteError, sign_note
 from services.audit.receipt import Receipt, verify_receipt
-from services.audit.report import Report
-from services.audit.signatures import Keys
 from services.audit.tiles import ENTRIES, Tile, tiles_of
-from services.audit.verifier import verify
+from services.audit.verification.blame import Blame
+from services.audit.verification.report import Report
+from services.audit.verification.verifier import verify
 from tests.fakes.biglog import ORIGIN, entry, keys_of, signer
 from tests.fakes.memorylog import MemoryLog, plain_entries, unsigned
 

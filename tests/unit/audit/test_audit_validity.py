@@ -10,17 +10,18 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from services.audit import keyfiles, keys
-from services.audit.archive import DAY_S, KeyArchive, load_archive
 from services.audit.checkpoint import parse_signed_checkpoint
-from services.audit.keys import Signer
+from services.audit.keys import files as keyfiles
+from services.audit.keys import signers as keys
+from services.audit.keys.archive import DAY_S, KeyArchive, load_archive
+from services.audit.keys.signatures import Keys, load_keys, outside_validity
+from services.audit.keys.signers import Signer
+from services.audit.keys.succession import endorsements, follow
 from services.audit.layout import Layout
 from services.audit.note import sign_note
-from services.audit.offline import published_before
-from services.audit.report import Report
-from services.audit.signatures import Keys, load_keys, outside_validity
-from services.audit.succession import endorsements, follow
-from services.audit.verifier import verify
+from services.audit.verification.offline import published_before
+from services.audit.verification.report import Report
+from services.audit.verification.verifier import verify
 from services.cli import audit
 from tests.fakes.auditlog import record
 from tests.fakes.keyring import DAY_0, Keyring, MovedClock, running, until

@@ -8,16 +8,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.audit.archive import KeyArchive
 from services.audit.checkpoint import SignedCheckpoint, parse_signed_checkpoint
 from services.audit.integration import Integrator
-from services.audit.keys import Signer, generate_ed25519, load_ed25519, load_rsa
+from services.audit.keys.archive import KeyArchive
+from services.audit.keys.signatures import Keys, load_keys
+from services.audit.keys.signers import Signer, generate_ed25519, load_ed25519, load_rsa
 from services.audit.layout import Layout
 from services.audit.merkle import TILE_WIDTH, RightEdge, leaf_hash, root_of
 from services.audit.ports import Entry
 from services.audit.record import Record, RecordId, encode
-from services.audit.report import Report
-from services.audit.signatures import Keys, load_keys
 from services.audit.tiles import (
     ENTRIES,
     Tile,
@@ -26,7 +25,8 @@ from services.audit.tiles import (
     parse_path,
     unpack_entries,
 )
-from services.audit.verifier import verify
+from services.audit.verification.report import Report
+from services.audit.verification.verifier import verify
 from tests.fakes.auditlog import files_of, quick_keys
 
 ORIGIN = "weaver.test/log"

@@ -11,22 +11,22 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from services.audit.checkpoint import Checkpoint
-from services.audit.cosignature import cosigned_text
-from services.audit.keys import Signer
-from services.audit.log_keys import KnownLogs, LogKeysError
+from services.audit.keys.signers import Signer
 from services.audit.merkle import EMPTY_ROOT, RightEdge, consistency_proof, leaf_hash, root_of
 from services.audit.note import Note, parse_note, sign_note
-from services.audit.witness import (
-    SIZE_TYPE,
-    Answer,
-    Witness,
-    add_checkpoint_request,
-)
-from services.audit.witness_store import (
+from services.audit.witnesses.cosignature import cosigned_text
+from services.audit.witnesses.log_keys import KnownLogs, LogKeysError
+from services.audit.witnesses.store import (
     KEY_FILES,
     FileWitnessStore,
     WitnessStoreError,
     load_or_make_cosigners,
+)
+from services.audit.witnesses.witness import (
+    SIZE_TYPE,
+    Answer,
+    Witness,
+    add_checkpoint_request,
 )
 
 ORIGIN = "weaver.test/log"

@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 
 from services.audit.history import read_history
-from services.audit.keys import Signer, load_ed25519
+from services.audit.keys.signatures import load_keys
+from services.audit.keys.signers import Signer, load_ed25519
 from services.audit.layout import Layout
-from services.audit.offline import published_before
-from services.audit.signatures import load_keys
-from services.audit.verifier import verify
+from services.audit.verification.offline import published_before
+from services.audit.verification.verifier import verify
 from services.common.settings import SettingsError
 from tests.fakes.auditlog import quick_keys, record, running_log
 

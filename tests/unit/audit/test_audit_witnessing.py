@@ -9,17 +9,17 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from services.audit.checkpoint import Checkpoint, SignedCheckpoint
-from services.audit.cosignature import Cosigner, cosigned_text
 from services.audit.history import History, read_history
-from services.audit.keys import Signer
+from services.audit.keys.signers import Signer
 from services.audit.merkle import RightEdge, consistency_proof, leaf_hash, root_of
 from services.audit.note import Note, sign_note
-from services.audit.policy import Policy, PolicyError, parse_policy
-from services.audit.vouching import vouched
-from services.audit.witness import Witness
-from services.audit.witness_client import check_urls
-from services.audit.witnessed import Witnessed, read_witnessed
-from services.audit.witnessing import REFRESH_S, WitnessAnswer, WitnessFailure, Witnessing
+from services.audit.witnesses.client import check_urls
+from services.audit.witnesses.cosignature import Cosigner, cosigned_text
+from services.audit.witnesses.policy import Policy, PolicyError, parse_policy
+from services.audit.witnesses.vouching import vouched
+from services.audit.witnesses.witness import Witness
+from services.audit.witnesses.witnessed import Witnessed, read_witnessed
+from services.audit.witnesses.witnessing import REFRESH_S, WitnessAnswer, WitnessFailure, Witnessing
 
 ORIGIN = "weaver.test/log"
 LOG = Signer(ORIGIN, Ed25519PrivateKey.from_private_bytes(bytes(32)))

@@ -12,11 +12,11 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
-from services.audit import keyfiles
-from services.audit.archive import DAY_S, KeyArchive, load_archive
-from services.audit.keys import Signer, blocks, generate_rsa, load_rsa, private_pem
+from services.audit.keys import files as keyfiles
+from services.audit.keys.archive import DAY_S, KeyArchive, load_archive
+from services.audit.keys.provenance import Provenance
+from services.audit.keys.signers import Signer, blocks, generate_rsa, load_rsa, private_pem
 from services.audit.layout import Layout
-from services.audit.provenance import Provenance
 from services.cli import keys
 from tests.fakes.auditlog import running_log
 

@@ -1,0 +1,1 @@
+"""Verifies and reads a log from outside: with its files or over HTTP, and public keys alone."""

@@ -1,0 +1,1 @@
+"""Witnesses: others who vouch that the log only grows, and the small one that we bring along."""
