@@ -13,9 +13,9 @@ from services.audit.layout import Layout
 from services.audit.merkle import verify_consistency
 from services.audit.note import parse_verifier_key
 from services.audit.receipt import parse_receipt, verify_receipt
-from services.audit.signatures import load_keys
+from services.audit.keys.signatures import load_keys
 from services.audit.tiles import unpack_entries
-from services.audit.verifier import verify
+from services.audit.verification.verifier import verify
 from services.audit.wiring import build
 from services.common.channel import call, open_channel
 from services.common.component import Component

@@ -11,8 +11,8 @@ import msgspec
 import pytest
 
 from services.audit.layout import Layout
-from services.audit.signatures import load_keys
-from services.audit.verifier import verify
+from services.audit.keys.signatures import load_keys
+from services.audit.verification.verifier import verify
 from services.audit.wal import WriteAheadLog
 from services.common.errors import InvalidArgument, NotFound, PermissionDenied, Unavailable
 from services.common.settings import SettingsError
@@ -425,7 +425,7 @@ async def test_an_erasure_that_broke_off_is_finished_by_the_next_start(
             raise OSError(28, "No space left on device")
 
         with monkeypatch.context() as broken:
-            broken.setattr("services.audit.commitment_keys.CommitmentKeys.erase", fail)
+            broken.setattr("services.audit.sidestore.commitment_keys.CommitmentKeys.erase", fail)
             with pytest.raises(Unavailable, match="Order it again"):
                 await forget(running, "alice")
         assert await key_of(running, index)

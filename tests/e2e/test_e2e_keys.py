@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 
-from services.audit import keyfiles, keys
-from services.audit.keys import Signer, load_rsa
+from services.audit.keys import files as keyfiles
+
+from services.audit.keys import signers as keys
+from services.audit.keys.signers import Signer, load_rsa
 from tests.e2e.clients import chat, http
 from tests.e2e.conftest import wait_until
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from services.audit.keys import Signer, load_ed25519
+from services.audit.keys.signers import Signer, load_ed25519
 from tests.e2e.clients import chat, http
 from tests.fakes.auditlog import quick_keys
 from tests.fakes.witness import WitnessProcess
