@@ -21,6 +21,8 @@ from services.common.errors import (
 VENDOR_BODY_LIMIT = 3 * 1024
 _BAD_GATEWAY: Mapping[str, str] = {"http_status": "502"}
 _REJECTED = frozenset({400, 404, 413, 422})
+# What OpenAI (429) and Anthropic (400) say of an account that has nothing left.
+_USED_UP = (b'"insufficient_quota"', b'"Your credit balance is too low')
 _TRANSIENT = frozenset({408, 409, 429})
 _SERVER_ERRORS = 500
 _NOT_FOUND = 404
@@ -155,11 +157,11 @@ def from_status(
         secret: the provider key, which is cut out of what passes on.
         now: Unix seconds, for a `retry-after` that is a date.
     """
-    if status in _REJECTED:
+    used_up = any(words in body for words in _USED_UP)
+    if status in _REJECTED and not used_up:
         return rejected(status, body, secret)
     wait_s = retry_after_s(headers.get("retry-after"), now)
-    if status == 429:  # noqa: PLR2004 - an HTTP status
-        used_up = b"insufficient_quota" in body
+    if status == 429 or used_up:  # noqa: PLR2004 - an HTTP status
         sentence = "The provider has no quota left." if used_up else "The provider throttles."
         throttled = ResourceExhausted(sentence, reason="PROVIDER_THROTTLED", retry_after_s=wait_s)
         return ProviderError(throttled, http_status=status, retryable=not used_up)
@@ -204,11 +206,17 @@ def vendor_body(body: bytes, secret: str = "") -> str:
         return text
     error = value.get("error")
     error = error if isinstance(error, dict) else {}
-    short = {
-        name: word[:200] if isinstance(word := error.get(name), str) else None
-        for name in ("message", "type", "param", "code")
+    if value.get("type") == "error":
+        short = {"type": "error", "error": _short(error, "type", "message")}
+    else:
+        short = {"error": _short(error, "message", "type", "param", "code")}
+    return json.dumps(short, separators=(",", ":"))
+
+
+def _short(error: Mapping[str, object], *names: str) -> dict[str, str | None]:
+    return {
+        name: word[:200] if isinstance(word := error.get(name), str) else None for name in names
     }
-    return json.dumps({"error": short}, separators=(",", ":"))
 
 
 def _message(shown: str) -> str:

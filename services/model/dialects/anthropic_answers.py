@@ -33,11 +33,11 @@ class Block(msgspec.Struct):
     type: str
     text: str = ""
     thinking: str = ""
-    signature: str = ""
+    signature: str | None = None
     data: str = ""
     id: str = ""
     name: str = ""
-    input: dict[str, Any] = {}
+    input: dict[str, Any] | None = None
 
 
 class _Message(msgspec.Struct):
@@ -66,7 +66,7 @@ def completion(body: bytes, facts: Facts, asked: Asked) -> dict[str, Any]:
         if block.type == "text":
             texts.append(block.text)
         elif block.type == "tool_use":
-            calls.append(tool_call(block, msgspec.json.encode(block.input).decode()))
+            calls.append(tool_call(block, msgspec.json.encode(block.input or {}).decode()))
         else:
             thoughts.append(thought(block))
     said: dict[str, Any] = {
@@ -107,7 +107,7 @@ def thought(block: Block) -> dict[str, Any]:
         ProviderError: it is another kind of block.
     """
     if block.type == "thinking":
-        return {"type": "thinking", "thinking": block.thinking, "signature": block.signature}
+        return {"type": "thinking", "thinking": block.thinking, "signature": block.signature or ""}
     if block.type == "redacted_thinking":
         return {"type": "redacted_thinking", "data": block.data}
     msg = f"The provider's answer has a block of the type {block.type[:64]!r}, which OpenAI lacks."

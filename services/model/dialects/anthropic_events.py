@@ -119,7 +119,7 @@ class AnthropicEvents:
             block.thinking += delta.thinking
             yield {"reasoning_content": delta.thinking}
         elif delta.type == "signature_delta":
-            block.signature += delta.signature
+            block.signature = (block.signature or "") + delta.signature
         elif delta.type == "input_json_delta" and index in self._calls:
             self._argued.add(index)
             yield self._arguments(index, delta.partial_json)
@@ -135,7 +135,7 @@ class AnthropicEvents:
             yield {"thinking_blocks": [thought(block)]}
         elif index not in self._argued:
             # A tool without arguments has no fragments, and one that came whole has them here.
-            yield self._arguments(index, msgspec.json.encode(block.input).decode())
+            yield self._arguments(index, msgspec.json.encode(block.input or {}).decode())
 
     def _arguments(self, index: int, piece: str) -> dict[str, Any]:
         call = {"index": self._calls[index], "function": {"arguments": piece}}

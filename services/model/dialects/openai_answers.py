@@ -57,7 +57,6 @@ class Said(msgspec.Struct):
 class Choice(msgspec.Struct):
     """The one answer that was asked for, or what an event adds to it."""
 
-    index: int = 0
     message: Said | None = None
     delta: Said | None = None
     finish_reason: str | None = None
@@ -67,9 +66,9 @@ class Choice(msgspec.Struct):
 class Completion(msgspec.Struct):
     """A chat completion, or one of its events."""
 
-    id: str = ""
-    model: str = ""
-    choices: list[Choice] = []
+    id: str | None = None
+    model: str | None = None
+    choices: list[Choice] | None = None
 
 
 decode = msgspec.json.Decoder(Completion).decode
@@ -95,7 +94,7 @@ def message(body: bytes, facts: Facts, asked: Asked) -> dict[str, Any]:
     content += [_tool_use(call) for call in said.tool_calls or ()]
     reason, sequence = stopped(choice, refused=bool(said.refusal))
     return {
-        "id": completion.id,
+        "id": completion.id or asked.call.request_id,
         "type": "message",
         "role": "assistant",
         "model": completion.model or asked.call.model,

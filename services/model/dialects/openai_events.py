@@ -52,7 +52,7 @@ class OpenAIEvents:
             return b""
         chunk = decode(data)
         said = [] if self._started else [self._start(chunk.id, chunk.model)]
-        for choice in chunk.choices:
+        for choice in chunk.choices or ():
             if choice.delta is not None:
                 said += self._delta(choice.delta)
             if choice.finish_reason:
@@ -71,10 +71,10 @@ class OpenAIEvents:
         said.append(event({"type": "message_stop"}))
         return b"".join(said)
 
-    def _start(self, identifier: str, model: str) -> bytes:
+    def _start(self, identifier: str | None, model: str | None) -> bytes:
         self._started = True
         message: dict[str, Any] = {
-            "id": identifier,
+            "id": identifier or self._asked.call.request_id,
             "type": "message",
             "role": "assistant",
             "model": model or self._asked.call.model,

@@ -181,6 +181,23 @@ def test_statuses_become_what_the_caller_is_told(
     assert "sk-ant-1" not in str(caught.value.error.metadata) + caught.value.error.message
 
 
+def test_an_account_without_credit_is_not_the_callers_mistake() -> None:
+    words = "Your credit balance is too low to access the API."
+    error = {"type": "error", "error": {"type": "invalid_request_error", "message": words}}
+    with pytest.raises(ProviderError) as caught:
+        whole(Canned(400, pieces=(json.dumps(error).encode(),)))
+    assert isinstance(caught.value.error, ResourceExhausted)
+    assert not caught.value.retryable
+
+
+def test_a_long_error_is_cut_in_its_own_shape() -> None:
+    error = {"type": "error", "error": {"type": "x", "message": "y" * 3500}}
+    with pytest.raises(ProviderError) as caught:
+        whole(Canned(400, pieces=(json.dumps(error).encode(),)))
+    shown = json.loads(caught.value.error.metadata["vendor_body"])
+    assert shown == {"type": "error", "error": {"type": "x", "message": "y" * 200}}
+
+
 def test_a_stream_passes_and_its_end_is_held_until_it_is_whole() -> None:
     chunks, error, facts = streamed(START, PING + BEGIN + WORD[:20], WORD[20:], STOP, END, DONE)
     assert error is None

@@ -198,3 +198,45 @@ def test_embedding_inputs_may_be_tokens() -> None:
     assert len(embed(input=[[1, 2], [3]])["data"]) == 2
     assert embed(input="one two")["usage"] == {"prompt_tokens": 2, "total_tokens": 2}
     assert embed(input=[])["data"] == []
+
+
+def respond(body: bytes) -> Any:
+    call = Call("r", Dialect.OPENAI_RESPONSES, "m", body)
+    return run(Stub(LoopClock()).generate(call))
+
+
+def test_it_answers_responses() -> None:
+    answer = respond(b'{"model":"m","instructions":"Be brief.","input":"Hello there"}')
+    body = json.loads(answer.body)
+    assert "Hello there" in body["output"][0]["content"][0]["text"]
+    assert (body["status"], body["usage"]["input_tokens"]) == ("completed", 4)
+    assert answer.facts.usage == Usage(4, body["usage"]["output_tokens"])
+
+
+def test_it_cuts_responses_and_says_so() -> None:
+    asked = (
+        b'{"model":"m","input":[{"role":"user","content":[{"text":"Hi"}]}],"max_output_tokens":2}'
+    )
+    body = json.loads(respond(asked).body)
+    assert (body["status"], body["usage"]["output_tokens"]) == ("incomplete", 2)
+    assert body["incomplete_details"] == {"reason": "max_output_tokens"}
+    with pytest.raises(ProviderError):
+        respond(b'{"model":"m","input":3}')
+
+
+def test_it_streams_responses() -> None:
+    async def main() -> list[Chunk]:
+        call = Call("r", Dialect.OPENAI_RESPONSES, "m", b'{"model":"m","input":"Hello"}')
+        stream = await Stub(LoopClock(), StubSettings(latency_s=1)).open(call)
+        chunks = []
+        while (chunk := await stream.read()) is not None:
+            chunks.append(chunk)
+        return chunks
+
+    chunks = run(main())
+    assert [chunk.terminal for chunk in chunks] == [False] * (len(chunks) - 1) + [True]
+    events = [json.loads(chunk.body.split(b"data: ")[1]) for chunk in chunks]
+    assert [event["sequence_number"] for event in events] == list(range(len(events)))
+    text = "".join(event.get("delta", "") for event in events)
+    assert text == events[-1]["response"]["output"][0]["content"][0]["text"]
+    assert events[-1]["type"] == "response.completed"
