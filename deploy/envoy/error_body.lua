@@ -37,6 +37,15 @@ local function remove_grpc_headers(headers)
   for _, name in ipairs(found) do headers:remove(name) end
 end
 
+-- A list may come as several headers of one name, of which the gateway would see one.
+local function join(headers, name)
+  local values = {}
+  for index = 0, headers:getNumValues(name) - 1 do
+    values[#values + 1] = headers:getAtIndex(name, index)
+  end
+  if #values > 1 then headers:replace(name, table.concat(values, ",")) end
+end
+
 function envoy_on_request(request)
   local headers = request:headers()
   local metadata = request:streamInfo():dynamicMetadata()
@@ -44,6 +53,7 @@ function envoy_on_request(request)
   local lists = path:find("/v1/models", 1, true) == 1 and headers:get("anthropic-version") ~= nil
   if lists or path:find("/v1/messages", 1, true) == 1 then
     metadata:set("weaver", "dialect", "anthropic")
+    join(headers, "anthropic-beta")
   end
   if is_grpc(headers:get("content-type")) then
     if is_mistaken(headers) then

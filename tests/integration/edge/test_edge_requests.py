@@ -186,6 +186,15 @@ async def test_credentials_trace_and_idempotency_headers_pass(
     assert headers.items() <= gateway.last.metadata.items()
 
 
+async def test_betas_in_several_headers_arrive_as_one_list(
+    client: httpx.AsyncClient, gateway: ScriptedGateway
+) -> None:
+    for betas in (["a-1,b-2", "c-3"], ["a-1,b-2,c-3"]):
+        headers = [("anthropic-beta", value) for value in betas]
+        await client.post("/v1/messages", json={}, headers=headers)
+        assert gateway.last.metadata["anthropic-beta"] == "a-1,b-2,c-3"
+
+
 async def test_initial_metadata_become_response_headers(
     client: httpx.AsyncClient, gateway: ScriptedGateway
 ) -> None:
