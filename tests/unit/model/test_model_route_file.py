@@ -94,6 +94,16 @@ def test_the_version_names_the_content_and_leaves_keys_out() -> None:
     assert parsed(WHOLE, OWN).version == parsed(WHOLE, OTHER_KEY).version
 
 
+def test_the_documented_file_is_one() -> None:
+    page = Path(__file__).parents[3] / "docs" / "operations" / "models.md"
+    text = page.read_text().partition("```yaml\n")[2].partition("```")[0]
+
+    found = parsed(text)
+
+    assert [model.name for model in found.models] == ["gpt-4o", "local/*"]
+    assert [one.name for one in found.providers] == ["openai-main", "azure-eu", "claude", "local"]
+
+
 OTHER_KEY = ProviderDeclaration("openai", "openai", "https://own.test/v1", Key("sk-new"))
 MODELS = "models: {m: {targets: [{provider: p}]}}"
 P = "providers: {p: {kind: openai, endpoint: 'http://x/v1'}}"
