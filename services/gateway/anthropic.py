@@ -132,6 +132,8 @@ def error_body(error: WeaverError, request_id: str) -> bytes:
     kind = next((name for cls, name in _TYPES.items() if isinstance(error, cls)), "api_error")
     if error.reason == "PROVIDER_FAILED":
         kind = "api_error"
+    elif error.reason == "BUDGET_EXHAUSTED":
+        kind = "billing_error"
     message = error.message
     body: dict[str, Any] = {
         "type": "error",

@@ -13,6 +13,7 @@ from services.common.errors import (
 )
 from services.gateway.authorization import Scope
 from services.gateway.events import RecordReference
+from services.gateway.limit_sentences import is_budget, refusal_sentence, refusing
 from services.gateway.ports import Admission, Generation, ModelInfo
 from services.gateway.redaction import Redactor
 
@@ -99,20 +100,21 @@ class LimitExceeded(ResourceExhausted):
 
     Args:
         admission: the verdict, with the state of every limit.
+        surface: the way in that the call took.
     """
 
-    def __init__(self, admission: Admission) -> None:
+    def __init__(self, admission: Admission, surface: str = "") -> None:
         """See the class."""
         rule = admission.decision.rule or "requests"
-        wait_s = admission.retry_after_s
+        state = refusing(admission)
         super().__init__(
-            f"The call asks for more than the limit `{rule}` ever allows. Make it smaller."
-            if wait_s is None
-            else f"The limit `{rule}` is used up. Try again in {max(wait_s, 0.001):.3g} s.",
-            retry_after_s=wait_s,
+            refusal_sentence(rule, state, admission.retry_after_s),
+            reason="BUDGET_EXHAUSTED" if state is not None and is_budget(state) else None,
+            retry_after_s=admission.retry_after_s,
             metadata={"quota": rule},
         )
         self.admission = admission
+        self.surface = surface
 
 
 class ContextExceeded(InvalidArgument):

@@ -226,10 +226,6 @@ class Exchange:
         cost_micros = self._model.cost_micros(usage.input_tokens, usage.output_tokens)
         return Generation(usage=usage, cost_micros=cost_micros)
 
-    def renew(self) -> None:
-        """Keep the reservation alive."""
-        self._limiter.renew(self.principal, self.admission)
-
     async def durable(self, outcome: Outcome, timeout_s: float) -> RecordReference | None:
         """Wait until the outcome is durable; None where the answer goes on without.
 

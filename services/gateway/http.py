@@ -6,6 +6,7 @@ trailing metadata `weaver-error-body`, where a filter in Envoy makes it the resp
 
 import ipaddress
 import math
+import time
 from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import Any, Protocol
@@ -17,7 +18,8 @@ from services.common.peer import peer_name
 from services.common.status import http_status
 from services.gateway.calls import Call, LimitExceeded, Surface
 from services.gateway.events import RecordReference
-from services.gateway.ports import Admission, LimitState
+from services.gateway.limit_headers import limit_headers
+from services.gateway.ports import Admission
 
 ERROR_BODY = "weaver-error-body"
 HTTP_STATUS = "weaver-http-status"
@@ -28,7 +30,10 @@ IPV4_PREFIX = 24
 IPV6_PREFIX = 48
 
 Metadata = list[tuple[str, str]]
-_UNITS = {"requests": "requests", "tokens": "tokens"}
+ANTHROPIC = frozenset(("messages", "messages.count_tokens"))
+"""The surfaces whose clients read Anthropic's headers."""
+LONGEST_RETRY_S = 60.0
+"""No client of a vendor sleeps longer before it tries again by itself."""
 
 
 class Context(Protocol):
@@ -102,49 +107,26 @@ def network(address: str) -> str:
     return str(ipaddress.ip_network((parsed, prefix), strict=False))
 
 
-def response_headers(admission: Admission, record: RecordReference | None) -> Metadata:
-    """Return the headers that a response carries beside the provider's."""
+def response_headers(
+    admission: Admission, record: RecordReference | None, surface: str = ""
+) -> Metadata:
+    """Return the headers that a response carries beside the provider's.
+
+    Args:
+        admission: how the limits stand.
+        record: where the outcome stands.
+        surface: the way in, for the headers of its vendor.
+    """
     headers: Metadata = [("x-request-id", logs.request_id.get())]
     if record is not None:
         headers.append(("x-weaver-record", record_header(record)))
-    headers += limit_headers(admission.limits)
+    headers += limit_headers(admission.limits, time.time if surface in ANTHROPIC else None)
     return headers
 
 
 def record_header(record: RecordReference) -> str:
     """Return where a record stands, as the header says it: `<origin> <index>`."""
     return f"{record.origin} {record.index}"
-
-
-def limit_headers(limits: tuple[LimitState, ...]) -> Metadata:
-    """Return the limits as the IETF draft and as OpenAI write them."""
-    if not limits:
-        return []
-    headers: Metadata = [
-        (
-            "ratelimit-policy",
-            ", ".join(
-                f'"{limit.name}";q={limit.limit};w={max(1, math.ceil(limit.window_s))}'
-                for limit in limits
-            ),
-        ),
-        (
-            "ratelimit",
-            ", ".join(
-                f'"{limit.name}";r={limit.remaining};t={math.ceil(limit.reset_after_s)}'
-                for limit in limits
-            ),
-        ),
-    ]
-    for limit in limits:
-        unit = _UNITS.get(limit.unit)
-        if unit is not None:
-            headers += [
-                (f"x-ratelimit-limit-{unit}", str(limit.limit)),
-                (f"x-ratelimit-remaining-{unit}", str(limit.remaining)),
-                (f"x-ratelimit-reset-{unit}", f"{limit.reset_after_s:.3f}s"),
-            ]
-    return headers
 
 
 def error_trailers(error: WeaverError, body: bytes) -> Metadata:
@@ -162,5 +144,10 @@ def error_trailers(error: WeaverError, body: bytes) -> Metadata:
         if fact in error.metadata:
             trailers.append((f"x-weaver-{fact}", error.metadata[fact]))
     if isinstance(error, LimitExceeded):
-        trailers += limit_headers(error.admission.limits)
+        wait_s = error.retry_after_s
+        if wait_s is None or wait_s > LONGEST_RETRY_S:
+            # The vendors' clients repeat a 429 within seconds unless they are told not to.
+            trailers.append(("x-should-retry", "false"))
+        anthropic_at = time.time if error.surface in ANTHROPIC else None
+        trailers += limit_headers(error.admission.limits, anthropic_at)
     return trailers

@@ -174,6 +174,8 @@ def error_body(error: WeaverError, request_id: str) -> bytes:
     kind = next(
         (name for cls, name in _TYPES.items() if isinstance(error, cls)), "invalid_request_error"
     )
+    if error.reason == "BUDGET_EXHAUSTED":
+        kind = "insufficient_quota"
     message = error.message
     if kind == "server_error":
         message = f"{message} (request id {request_id})"

@@ -249,7 +249,7 @@ class Pipeline:
                 cost_micros=ask.cost_micros(model),
             )
             if not admission.admitted:
-                raise LimitExceeded(admission)  # noqa: TRY301 - a refusal like the others
+                raise LimitExceeded(admission, call.surface.name)  # noqa: TRY301 - a refusal like the others
         except BaseException as error:
             self._refuse(call, principal, error)
             raise
@@ -303,7 +303,6 @@ class Pipeline:
             exchange,
             start,
             steps,
-            clock=self._clock,
             idle_timeout_s=self._settings.stream_idle_timeout_s,
             outcome_timeout_s=self._settings.request_timeout_s,
             error_event=exchange.call.surface.error_event or self._error_event,

@@ -10,7 +10,20 @@ from services.gateway.principal import Principal
 
 
 class LimitState(msgspec.Struct, frozen=True):
-    """How one rule stands: `limit` and `remaining` in `unit`, times in seconds."""
+    """How one rule stands: `limit` and `remaining` in `unit`, times in seconds.
+
+    Args:
+        name: the rule's.
+        unit: `requests`, `tokens`, `cost_micros` or `concurrency`.
+        limit: the most that can be used at once, or in the window.
+        remaining: what is left.
+        reset_after_s: until the limit is whole again; 0 where nobody knows.
+        window_s: the time that `limit` refers to; 0 for requests in flight.
+        scope: whose calls it counts: `principal`, `tenant`, `role`, `model` or `global`.
+        scope_key: which tenant, role or model that is.
+        shadow: whether it only counts, so that clients are not told of it.
+        refuses: whether it refused the call.
+    """
 
     name: str
     unit: str
@@ -18,10 +31,14 @@ class LimitState(msgspec.Struct, frozen=True):
     remaining: int
     reset_after_s: float
     window_s: float
+    scope: str = "principal"
+    scope_key: str = ""
+    shadow: bool = False
+    refuses: bool = False
 
 
-class Admission(msgspec.Struct, frozen=True):
-    """The limiter's verdict on one request.
+class Admission(msgspec.Struct, frozen=True, weakref=True):
+    """The limiter's verdict on one request; whoever holds it holds the reservation.
 
     Args:
         reservation_id: what settles it.
@@ -30,6 +47,7 @@ class Admission(msgspec.Struct, frozen=True):
         limits: how each rule stands, the tightest first.
         retry_after_s: when a refused call is worth another try; None when it is admitted, or when
             it asks for more than the limit will ever allow.
+        model: the model that it was reserved for; rules per model know the reservation by it.
     """
 
     reservation_id: bytes
@@ -37,6 +55,7 @@ class Admission(msgspec.Struct, frozen=True):
     decision: LimitDecision
     limits: tuple[LimitState, ...] = ()
     retry_after_s: float | None = None
+    model: str = ""
 
 
 class Limiter(Protocol):
@@ -45,7 +64,7 @@ class Limiter(Protocol):
     async def reserve(
         self, principal: Principal, model: str, *, tokens: int, cost_micros: int
     ) -> Admission:
-        """Reserve one request with its bound.
+        """Reserve one request with its bound; it lives until it is settled or nobody holds it.
 
         Raises:
             Unavailable: the limiter cannot be reached, or its policy is to deny.
@@ -56,10 +75,6 @@ class Limiter(Protocol):
         self, principal: Principal, admission: Admission, usage: Usage | None, cost_micros: int
     ) -> None:
         """Say what a call really used; it is sent in the background, whatever happens here."""
-        ...
-
-    def renew(self, principal: Principal, admission: Admission) -> None:
-        """Keep a reservation alive; it is sent in the background."""
         ...
 
 

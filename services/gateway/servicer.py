@@ -253,7 +253,7 @@ class GatewayServicer(gateway_service_pb2_grpc.GatewayServiceServicer):
             response = await self._pipeline.run(call)
             whole = isinstance(response, WholeResponse)
             record = response.record if whole else None
-            headers = http.response_headers(response.admission, record)
+            headers = http.response_headers(response.admission, record, surface.name)
             try:
                 await context.send_initial_metadata((*headers, *response.headers))
             except BaseException:

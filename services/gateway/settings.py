@@ -135,6 +135,16 @@ class GatewaySettings(CommonSettings):
         validation_alias="WEAVER_RATELIMIT_TIMEOUT_MS",
         description="How long the limiter may take to decide, in milliseconds.",
     )
+    reservation_ms: int = Field(
+        60_000,
+        ge=1_000,
+        le=3_600_000,
+        validation_alias="WEAVER_RATELIMIT_RESERVATION_MS",
+        description=(
+            "How long what a dead gateway reserved stays reserved, in milliseconds; a live one "
+            "renews after a third of it."
+        ),
+    )
     audit_timeout_ms: int = Field(
         2_000,
         ge=10,

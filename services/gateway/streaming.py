@@ -10,7 +10,6 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 
 import structlog
 
-from services.common.clock import Clock
 from services.common.errors import DeadlineExceeded, Internal, Unavailable, WeaverError
 from services.gateway.calls import Headers
 from services.gateway.events import RecordReference
@@ -25,8 +24,6 @@ from services.gateway.ports import (
 )
 from services.gateway.stream_redaction import StreamRedactor
 
-RENEW_S = 20.0
-
 _log = structlog.get_logger()
 
 
@@ -37,7 +34,6 @@ class Stream:
         exchange: the admitted request, opened.
         start: the provider's first step.
         steps: the steps that follow.
-        clock: for renewing the reservation.
         idle_timeout_s: how long the provider may say nothing.
         outcome_timeout_s: how long the log may take to make the outcome durable.
         error_event: writes the dialect's error event.
@@ -49,7 +45,6 @@ class Stream:
         start: StreamStart,
         steps: AsyncGenerator[StreamStep, None],
         *,
-        clock: Clock,
         idle_timeout_s: float,
         outcome_timeout_s: float,
         error_event: Callable[[WeaverError, str], bytes],
@@ -67,8 +62,6 @@ class Stream:
         self._held: list[bytes] = []
         self._exchange = exchange
         self._steps = steps
-        self._clock = clock
-        self._renew_at = clock.monotonic() + RENEW_S
         self._idle_timeout_s = idle_timeout_s
         self._outcome_timeout_s = outcome_timeout_s
         self._error_event = error_event
@@ -97,7 +90,6 @@ class Stream:
             elif piece:
                 self._sent.update(piece)
                 yield piece
-            self._renew()
             step = await self._next()
         if isinstance(step, StreamEnd):
             self.generation = self._known = step.generation
@@ -155,12 +147,6 @@ class Stream:
             return Internal("Internal error.")
         finally:
             self._waiting = None
-
-    def _renew(self) -> None:
-        now = self._clock.monotonic()
-        if now >= self._renew_at:
-            self._renew_at = now + RENEW_S
-            self._exchange.renew()
 
     def _redacted(self, chunk: StreamChunk) -> bytes:
         self._received.update(chunk.body)

@@ -112,7 +112,10 @@ async def build(
     )
     refusals = Refusals(clock)
     limiter = LimitClient(
-        channels.ratelimit, timeout_s=settings.ratelimit_timeout_ms / 1000, company=company
+        channels.ratelimit,
+        timeout_s=settings.ratelimit_timeout_ms / 1000,
+        time_to_live_s=settings.reservation_ms / 1000,
+        company=company,
     )
     model = ModelClient(channels.model)
     dependencies = Dependencies(
@@ -289,12 +292,16 @@ async def _flush(
     _submit_refusals(recorder, refusals, everything=True)
     stopped = Event(EventType.SERVICE_STOPPED, clock.time(), attributes={"service": NAME})
     recorder.submit(stopped, must=True)
-    left = await recorder.close(timeout_s)
+
+    async def settle() -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await limiter.close()
+
+    # Beside each other: slots are given back also while the log is away.
+    left, _ = await asyncio.gather(recorder.close(timeout_s), settle())
     if left:
         _log.error("records could not be handed over", records=left)
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(timeout_s):
-            await limiter.close()
 
 
 def _submit_refusals(recorder: Recorder, refusals: Refusals, *, everything: bool) -> None:

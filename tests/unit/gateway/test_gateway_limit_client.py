@@ -1,11 +1,15 @@
 """Reservations and settlements over the limiter's stub."""
 
 import asyncio
+import gc
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 
+from services.common.errors import DeadlineExceeded, InvalidArgument, Unavailable
 from services.common.local import LocalChannel
+from services.gateway.events import Usage
 from services.gateway.limit_client import LimitClient
 from services.gateway.principal import Principal
 from weaver.ratelimit.v1 import ratelimit_service_pb2 as pb
@@ -17,11 +21,15 @@ PRINCIPAL = Principal("t", "apikey", "s")
 class Limits(ratelimit_service_pb2_grpc.RateLimitServiceServicer):
     """A limiter behind a gate, which keeps what it is asked."""
 
-    def __init__(self, verdict: "pb.Verdict.ValueType") -> None:
+    def __init__(self, verdict: "pb.Verdict.ValueType" = pb.VERDICT_ADMITTED) -> None:
         self.open = asyncio.Event()
         self.asked = asyncio.Event()
+        self.lives: list[float] = []
         self.reserved: list[bytes] = []
         self.settled: list[pb.SettleRequest] = []
+        self.renewed: list[pb.RenewRequest] = []
+        self.failures: list[Exception] = []
+        self.bad_subject = ""
         self._verdict = verdict
 
     async def BatchReserve(  # noqa: N802 - gRPC's name
@@ -31,8 +39,10 @@ class Limits(ratelimit_service_pb2_grpc.RateLimitServiceServicer):
     ) -> pb.BatchReserveResponse:
         self.asked.set()
         await self.open.wait()
+        self._fail(request)
         ids = [one.reservation_id for one in request.requests]
         self.reserved += ids
+        self.lives += [one.time_to_live.ToMilliseconds() / 1000 for one in request.requests]
         return pb.BatchReserveResponse(
             responses=[pb.ReserveResponse(reservation_id=i, verdict=self._verdict) for i in ids]
         )
@@ -42,14 +52,46 @@ class Limits(ratelimit_service_pb2_grpc.RateLimitServiceServicer):
         request: pb.BatchSettleRequest,
         context: Any,
     ) -> pb.BatchSettleResponse:
+        self._fail(request)
         self.settled += request.requests
         return pb.BatchSettleResponse()
 
+    async def BatchRenew(  # noqa: N802 - gRPC's name
+        self,
+        request: pb.BatchRenewRequest,
+        context: Any,
+    ) -> pb.BatchRenewResponse:
+        self._fail(request)
+        self.renewed += request.requests
+        return pb.BatchRenewResponse()
 
-def client(limits: Limits) -> LimitClient:
+    def _fail(self, request: Any) -> None:
+        if self.failures:
+            raise self.failures.pop(0)
+        if any(one.principal.subject == self.bad_subject for one in request.requests):
+            raise InvalidArgument.of_field("requests[0].principal.subject", "is bad")
+
+
+def client(limits: Limits, **options: Any) -> LimitClient:
     channel = LocalChannel("gateway")
     ratelimit_service_pb2_grpc.add_RateLimitServiceServicer_to_server(limits, channel)  # type: ignore[arg-type]
-    return LimitClient(channel, timeout_s=5.0)
+    return LimitClient(channel, **{"timeout_s": 5.0, **options})
+
+
+def limits_that_answer() -> Limits:
+    limits = Limits()  # type: ignore[abstract] # the others are not called
+    limits.open.set()
+    return limits
+
+
+async def until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(5):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+def reserve(limiter: LimitClient, principal: Principal = PRINCIPAL) -> Awaitable[Any]:
+    return limiter.reserve(principal, "m", tokens=9, cost_micros=7)
 
 
 @pytest.mark.parametrize(
@@ -60,7 +102,7 @@ async def test_an_admission_for_a_caller_who_left_is_given_back(
 ) -> None:
     limits = Limits(verdict)  # type: ignore[abstract] # the others are not called
     limiter = client(limits)
-    caller = asyncio.create_task(limiter.reserve(PRINCIPAL, "m", tokens=9, cost_micros=7))
+    caller = asyncio.ensure_future(reserve(limiter))
     await limits.asked.wait()
     caller.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -72,4 +114,93 @@ async def test_an_admission_for_a_caller_who_left_is_given_back(
     assert follower.reservation_id == limits.reserved[1]
     for one in limits.settled:
         assert (one.HasField("usage"), one.cost_micros) == (False, 0)
-        assert one.principal.subject == "s"
+        assert (one.principal.subject, one.model) == ("s", "m")
+
+
+async def test_a_settlement_names_the_model_of_the_reservation() -> None:
+    """Else what rules per model hold is charged with its bound when the reservation ends."""
+    limits = limits_that_answer()
+    limiter = client(limits)
+    limiter.settle(PRINCIPAL, await reserve(limiter), Usage(1, 2), 3)
+    await limiter.close()
+    (settled,) = limits.settled
+    assert (settled.model, settled.usage.output_tokens, settled.cost_micros) == ("m", 2, 3)
+
+
+async def test_a_reservation_is_renewed_until_it_is_settled() -> None:
+    """Whether the call streams, is silent, or takes longer than a reservation lives."""
+    limits = limits_that_answer()
+    limiter = client(limits, time_to_live_s=0.15)
+    admission = await reserve(limiter)
+    assert limits.lives == [0.15]
+    await until(lambda: len(limits.renewed) >= 3)
+    renewal = limits.renewed[0]
+    assert (renewal.reservation_id, renewal.model) == (admission.reservation_id, "m")
+    assert renewal.time_to_live.ToMilliseconds() == 150
+    limiter.settle(PRINCIPAL, admission, None, 0)
+    renewed = len(limits.renewed)
+    await asyncio.sleep(0.2)
+    assert len(limits.renewed) == renewed
+    await limiter.close()
+
+
+async def test_a_reservation_that_nobody_holds_is_left_to_end() -> None:
+    """A call that is lost without settling must not keep its slot for ever."""
+    limits = limits_that_answer()
+    limiter = client(limits, time_to_live_s=0.15)
+    admission = await reserve(limiter)
+    del admission
+    gc.collect()
+    await asyncio.sleep(0.2)
+    assert limits.renewed == []
+    await limiter.close()
+
+
+async def test_a_renewal_is_tried_again_while_its_reservation_is_held() -> None:
+    limits = limits_that_answer()
+    limiter = client(limits, time_to_live_s=0.6)
+    admission = await reserve(limiter)
+    limits.failures = [Unavailable("down")]
+    await until(lambda: limits.renewed)
+    assert not limits.failures
+    limiter.settle(PRINCIPAL, admission, None, 0)
+    await limiter.close()
+
+
+async def test_a_settlement_is_sent_until_the_limiter_takes_it() -> None:
+    limits = limits_that_answer()
+    limiter = client(limits)
+    admission = await reserve(limiter)
+    limits.failures = [Unavailable("down"), DeadlineExceeded("late")]
+    limiter.settle(PRINCIPAL, admission, Usage(1, 2), 3)
+    await until(lambda: limits.settled)
+    await limiter.close()
+    assert [one.reservation_id for one in limits.settled] == limits.reserved
+
+
+async def test_what_may_have_been_reserved_without_an_answer_is_given_back() -> None:
+    limits = limits_that_answer()
+    limits.failures = [DeadlineExceeded("late")]
+    limiter = client(limits)
+    with pytest.raises(Unavailable) as caught:
+        await reserve(limiter)
+    assert caught.value.reason == "RATELIMIT_UNAVAILABLE"
+    await limiter.close()
+    (settled,) = limits.settled
+    assert (settled.model, settled.HasField("usage")) == ("m", False)
+
+
+async def test_one_request_of_a_wrong_form_fails_alone() -> None:
+    limits = limits_that_answer()
+    limits.bad_subject = "bad"
+    limiter = client(limits)
+    bad = Principal("t", "apikey", "bad")
+    answers = await asyncio.gather(
+        *(reserve(limiter, who) for who in (PRINCIPAL, bad, PRINCIPAL)), return_exceptions=True
+    )
+    assert [isinstance(answer, Unavailable) for answer in answers] == [False, True, False]
+    for who, admission in ((bad, answers[0]), (PRINCIPAL, answers[0]), (PRINCIPAL, answers[2])):
+        assert not isinstance(admission, BaseException)
+        limiter.settle(who, admission, None, 0)
+    await limiter.close()
+    assert [one.reservation_id for one in limits.settled] == limits.reserved

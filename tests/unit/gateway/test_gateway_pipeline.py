@@ -265,14 +265,6 @@ async def test_a_stream_that_fails_before_it_begins_is_an_error() -> None:
     assert suite.log.events[-1].outcome is OutcomeStatus.FAILED
 
 
-async def test_a_live_stream_keeps_its_reservation() -> None:
-    suite = Suite(redact=False)
-    response = await suite.pipeline.run(suite.call(STREAM_BODY))
-    suite.clock.now += 21
-    await read(response)
-    assert suite.limiter.renewed == 1
-
-
 async def test_while_the_log_does_not_answer_calls_are_refused_before_they_are_numbered() -> None:
     suite = Suite()
     suite.log.errors = [Unavailable("down")]

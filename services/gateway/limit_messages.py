@@ -1,0 +1,64 @@
+"""The limiter's messages in the gateway's own words."""
+
+from typing import Final
+
+from services.gateway.events import LimitDecision
+from services.gateway.ports import Admission, LimitState
+from weaver.ratelimit.v1 import ratelimit_service_pb2 as pb
+
+_VERDICTS: Final = {pb.VERDICT_ADMITTED: "admitted", pb.VERDICT_REFUSED: "refused"}
+_SOURCES: Final = {pb.SOURCE_STORE: "store", pb.SOURCE_LOCAL: "local", pb.SOURCE_NONE: "none"}
+_UNITS: Final = {
+    pb.UNIT_REQUESTS: "requests",
+    pb.UNIT_TOKENS: "tokens",
+    pb.UNIT_COST_MICROS: "cost_micros",
+    pb.UNIT_CONCURRENCY: "concurrency",
+}
+_SCOPES: Final = {
+    pb.SCOPE_PRINCIPAL: "principal",
+    pb.SCOPE_TENANT: "tenant",
+    pb.SCOPE_ROLE: "role",
+    pb.SCOPE_MODEL: "model",
+    pb.SCOPE_GLOBAL: "global",
+}
+
+
+def admission(response: pb.ReserveResponse, model: str) -> Admission:
+    """Return a verdict for a reservation that was asked for with this model."""
+    return Admission(
+        response.reservation_id,
+        response.verdict == pb.VERDICT_ADMITTED,
+        LimitDecision(
+            _VERDICTS.get(response.verdict, ""),
+            response.refused_by,
+            response.policy_version,
+            source_name(response.source),
+        ),
+        tuple(map(limit_state, response.limits)),
+        response.retry_after.seconds + response.retry_after.nanos / 1e9
+        if response.HasField("retry_after")
+        else None,
+        model,
+    )
+
+
+def limit_state(limit: pb.LimitState) -> LimitState:
+    """Return how one rule stands, in the gateway's words."""
+    reset, window = limit.reset_after, limit.window
+    return LimitState(
+        limit.name,
+        _UNITS.get(limit.unit, ""),
+        limit.limit,
+        limit.remaining,
+        reset.seconds + reset.nanos / 1e9,
+        window.seconds + window.nanos / 1e9,
+        _SCOPES.get(limit.scope, ""),
+        limit.scope_key,
+        limit.shadow,
+        limit.refuses,
+    )
+
+
+def source_name(source: "pb.Source.ValueType") -> str:
+    """Return where a decision was made, as records say it."""
+    return _SOURCES.get(source, "")
