@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from services.common.errors import ResourceExhausted
-from services.model.call import Facts, Usage
+from services.model.call import UNREADABLE, Facts, Usage
 from services.model.failure import ProviderError, failed, rejected
 from services.model.openai_chat import MAX_HELD_BYTES, count
 from services.model.sse import Event
@@ -96,7 +96,7 @@ def read_answer(body: bytes) -> Facts:
     """
     try:
         whole = _decode_whole(body)
-    except (msgspec.DecodeError, RecursionError):
+    except UNREADABLE:
         msg = "The provider's answer is not the JSON of an answer."
         raise failed(msg) from None
     if whole.type == "error" or whole.content is None:
@@ -118,7 +118,7 @@ def read_count(body: bytes) -> Facts:
     """
     try:
         _decode_count(body)
-    except (msgspec.DecodeError, RecursionError):
+    except UNREADABLE:
         msg = "The provider's answer is not the JSON of an answer."
         raise failed(msg) from None
     return Facts(usage=Usage())
@@ -209,7 +209,7 @@ class StreamWatch:
 def _decoded(data: bytes) -> _Event:
     try:
         return _decode_event(data)
-    except (msgspec.DecodeError, RecursionError):
+    except UNREADABLE:
         msg = "The provider sent an event that is not JSON of an answer."
         raise failed(msg) from None
 

@@ -10,6 +10,9 @@ import msgspec
 Headers = tuple[tuple[str, str], ...]
 """Names in lower case, with their values, in order."""
 
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What decoding raises for bytes that are not the JSON that they should be."""
+
 
 class Dialect(Enum):
     """The vendor surface that a body is written in."""

@@ -10,7 +10,7 @@ import msgspec
 
 from services.common.errors import InvalidArgument
 from services.model import splice
-from services.model.call import Facts, Usage
+from services.model.call import UNREADABLE, Facts, Usage
 from services.model.failure import failed
 from services.model.sse import Event
 
@@ -135,7 +135,7 @@ def plan_stream(body: bytes, *, ask_usage: bool) -> StreamPlan:
     """
     try:
         request = _decode_request(body)
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         sentence = f"stream, stream_options or n cannot be read: {error}"
         raise InvalidArgument.of_field(field="body", description=sentence) from None
     if request.stream is not True:
@@ -163,7 +163,7 @@ def read_answer(body: bytes) -> Facts:
     """
     try:
         whole = _decode_whole(body)
-    except (msgspec.DecodeError, RecursionError):
+    except UNREADABLE:
         msg = "The provider's answer is not the JSON of an answer."
         raise failed(msg) from None
     if whole.error is not None or (
@@ -223,7 +223,7 @@ class StreamWatch:
             return b""
         try:
             chunk = _decode_event(data)
-        except (msgspec.DecodeError, RecursionError):
+        except UNREADABLE:
             msg = "The provider sent an event that is not JSON of an answer."
             raise failed(msg) from None
         if chunk.error is not None:
@@ -273,7 +273,7 @@ class StreamWatch:
 def _spoken_bytes(body: bytes) -> int:
     try:
         spoken = _decode_spoken(body)
-    except msgspec.DecodeError:
+    except UNREADABLE:
         return len(body)
     return sum(choice.message.size() for choice in spoken.choices or () if choice.message)
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 
-from services.model.call import Facts, Usage
+from services.model.call import UNREADABLE, Facts, Usage
 from services.model.failure import failed
 from services.model.openai_chat import count
 from services.model.sse import Event
@@ -88,7 +88,7 @@ def read_answer(body: bytes) -> Facts:
     """
     try:
         whole = _decode_whole(body)
-    except (msgspec.DecodeError, RecursionError):
+    except UNREADABLE:
         msg = "The provider's answer is not the JSON of an answer."
         raise failed(msg) from None
     if whole.output is None or whole.error is not None or whole.status == "failed":
@@ -128,7 +128,7 @@ class StreamWatch:
             return event.raw
         try:
             said = _decode_event(event.data)
-        except (msgspec.DecodeError, RecursionError):
+        except UNREADABLE:
             msg = "The provider sent an event that is not JSON of an answer."
             raise failed(msg) from None
         if said.response is not None:

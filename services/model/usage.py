@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from services.model.call import Facts, Usage
+from services.model.call import UNREADABLE, Facts, Usage
 
 BYTES_PER_TOKEN = 4
 # The largest integer that the audit log can hold.
@@ -78,7 +78,7 @@ def prompt_bytes(request_body: bytes) -> int:
     """Return the size of a prompt's text in any dialect; an embedded file counts 4,000 bytes."""
     try:
         body = msgspec.json.decode(request_body)
-    except (msgspec.DecodeError, RecursionError):
+    except UNREADABLE:
         return len(request_body)
     if not isinstance(body, dict):
         return len(request_body)

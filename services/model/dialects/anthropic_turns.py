@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
+from services.model.call import UNREADABLE
 from services.model.dialects.fields import Fields
 from services.model.failure import untranslatable
 
@@ -155,7 +156,7 @@ def _plain(blocks: list[dict[str, Any]]) -> str | list[dict[str, Any]]:
 def _arguments(function: Fields) -> dict[str, Any]:
     try:
         arguments = msgspec.json.decode(function.text("arguments") or "{}")
-    except (msgspec.DecodeError, RecursionError):
+    except UNREADABLE:
         arguments = None
     if not isinstance(arguments, dict):
         raise untranslatable(function.at("arguments"), "must be the JSON of an object.")

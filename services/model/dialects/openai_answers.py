@@ -5,7 +5,7 @@ from typing import Any, Final
 
 import msgspec
 
-from services.model.call import Facts, Usage
+from services.model.call import UNREADABLE, Facts, Usage
 from services.model.dialects.ports import Asked
 from services.model.failure import failed
 
@@ -147,7 +147,7 @@ def _tool_use(call: ToolCall) -> dict[str, Any]:
     function = call.function or Function()
     try:
         arguments = msgspec.json.decode(function.arguments or "{}")
-    except msgspec.DecodeError:
+    except UNREADABLE:
         arguments = None
     if not isinstance(arguments, dict):
         msg = "The provider calls a tool with arguments that are not a JSON object."

@@ -50,6 +50,8 @@ class ToOpenAI:
         if (metadata := asked.child("metadata")) is not None:
             _put(said, "user", metadata.text("user_id"))
             metadata.end(OTHER)
+        _forget(asked)
+        asked.neutral("speed", "standard")
         asked.leave_out("cache_control")
         asked.end(OTHER)
         return said
@@ -194,6 +196,17 @@ def _choose(said: dict[str, Any], choice: Fields) -> None:
     if choice.flag("disable_parallel_tool_use"):
         said["parallel_tool_calls"] = False
     choice.end(OTHER)
+
+
+def _forget(asked: Fields) -> None:
+    """Leave out what only makes a long conversation cheaper: the whole of it is sent."""
+    if (management := asked.child("context_management")) is None:
+        return
+    for edit in management.children("edits"):
+        if not edit.required("type").startswith("clear_"):
+            raise untranslatable(edit.at("type"), f"has no counterpart in {OTHER}.")
+    management.end(OTHER)
+    asked.told("context_management")
 
 
 def _reason(said: dict[str, Any], asked: Fields) -> None:

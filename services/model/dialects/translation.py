@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from services.common.clock import Clock
-from services.model.call import Answer, Call, Chunk, Dialect, Facts, Headers, Usage
+from services.model.call import UNREADABLE, Answer, Call, Chunk, Dialect, Facts, Headers, Usage
 from services.model.dialects.ports import Asked, Events, Translator
 from services.model.dialects.to_anthropic import ToAnthropic
 from services.model.dialects.to_openai import ToOpenAI
@@ -75,7 +75,7 @@ class Translating:
         answer = await _asking(translator, self._provider.generate(_own(translator, asked)))
         try:
             said = translator.answer(answer.body, answer.facts, asked)
-        except (msgspec.DecodeError, RecursionError):
+        except UNREADABLE:
             msg = "The provider's answer is not the JSON of an answer."
             raise failed(msg) from None
         headers = (*answer.headers, *_left_out(asked))
@@ -99,7 +99,7 @@ class Translating:
         left_out: set[str] = set()
         try:
             body = msgspec.json.encode(translator.request(call, left_out))
-        except (msgspec.DecodeError, RecursionError):
+        except UNREADABLE:
             raise untranslatable("body", "must be the JSON of an object.") from None
         if any(name == _BETA for name, _ in call.headers):
             left_out.add(_BETA)
@@ -136,7 +136,7 @@ class TranslatedStream:
                 said = [self._events.take(event.data) for event in Parser().feed(chunk.body)]
                 if chunk.terminal:
                     said.append(self._events.finish(self._stream.facts))
-            except (msgspec.DecodeError, RecursionError):
+            except UNREADABLE:
                 msg = "The provider sent an event that is not JSON of an answer."
                 raise failed(msg) from None
             if body := b"".join(said):

@@ -145,6 +145,15 @@ def test_a_conversation_maps() -> None:
     }
 
 
+def test_what_makes_a_conversation_cheaper_is_left_out() -> None:
+    edits = [{"type": "clear_tool_uses_20250919"}, {"type": "clear_thinking_20251015"}]
+    found, left_out = retold(
+        ToOpenAI(), call(context_management={"edits": edits}, speed="standard")
+    )
+    assert left_out == {"context_management"}
+    assert set(found) == {"model", "max_completion_tokens", "messages"}
+
+
 def test_images_and_documents_map() -> None:
     blocks = [
         {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": PNG}},
@@ -226,6 +235,11 @@ IMAGE = {"type": "image", "source": {"type": "url", "url": "https://x.test/a.png
         ("mcp_servers", {"mcp_servers": [{"url": "x"}]}),
         ("container", {"container": "c"}),
         ("new_thing", {"new_thing": 1}),
+        ("speed", {"speed": "fast"}),
+        (
+            "context_management.edits[0].type",
+            {"context_management": {"edits": [{"type": "compact_20260112"}]}},
+        ),
         ("max_tokens", {"max_tokens": None}),
         ("max_tokens", {"max_tokens": "many"}),
         ("max_tokens", {"max_tokens": 1.5}),
