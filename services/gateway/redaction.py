@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import msgspec
 
+from services.common.errors import Unavailable
 from services.gateway.personal_data import LONGEST_MATCH, find, suspicious
 
 # Possessive, so that no input makes it go back.
@@ -87,7 +88,13 @@ def without_logprobs(data: bytes) -> bytes:
     """Take out the log probabilities: they spell a text that was changed, token by token."""
     if not _LOGPROBS.search(data):
         return data
-    return msgspec.json.encode(scrubbed(msgspec.json.decode(data)))
+    try:
+        answer = msgspec.json.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        msg = "The provider's answer cannot be read."
+        metadata = {"http_status": "502"}
+        raise Unavailable(msg, reason="PROVIDER_FAILED", metadata=metadata) from None
+    return msgspec.json.encode(scrubbed(answer))
 
 
 def scrubbed(value: Any) -> Any:  # noqa: ANN401 - any JSON

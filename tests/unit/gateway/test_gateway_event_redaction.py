@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from services.common.errors import Unavailable
 from services.gateway.event_redaction import EventRedactor, MessageRedactor, ResponseRedactor
 from services.gateway.redaction import Redactor
 from tests.fakes.recordings import anthropic_stream, response_stream
@@ -153,6 +154,13 @@ def test_log_probabilities_do_not_spell_what_was_changed() -> None:
     body = redacted(ResponseRedactor(Redactor()), *pieces)
     assert b"a.b@c" not in body
     assert all(event["logprobs"] == [] for event in events(body))
+
+
+def test_an_answer_that_cannot_be_read_is_the_providers_failure() -> None:
+    body = b'{"a":"a.b@c.de","logprobs":{"x":"\xff"}}'
+    with pytest.raises(Unavailable) as caught:
+        Redactor().answer(body)
+    assert caught.value.reason == "PROVIDER_FAILED"
 
 
 def test_a_file_and_a_signature_in_base64_are_left_alone() -> None:

@@ -239,6 +239,85 @@ MESSAGE_REQUEST = st.fixed_dictionaries(
 )
 
 
+TEXT_PART = BLOCK
+IMAGE_PART = st.sampled_from(
+    [
+        {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}},
+        {"type": "image_url", "image_url": {"url": "https://x.test/a.png"}},
+    ]
+)
+FILE_PART = st.just(
+    {"type": "file", "file": {"filename": "a.pdf", "file_data": "data:application/pdf;base64,AA=="}}
+)
+CALL = st.builds(
+    lambda identifier, name, arguments: {
+        "id": identifier,
+        "type": "function",
+        "function": {
+            "name": name,
+            "arguments": json.dumps(arguments, separators=(",", ":"), ensure_ascii=False),
+        },
+    },
+    NAME,
+    NAME,
+    st.dictionaries(NAME, st.integers(-(2**53), 2**53) | NAME, max_size=3),
+)
+ASKED_TURN = st.tuples(
+    TEXT | st.lists(TEXT_PART | IMAGE_PART | FILE_PART, min_size=2, max_size=3),
+    TEXT,
+    st.lists(CALL, max_size=2),
+).map(
+    lambda turn: [
+        {"role": "user", "content": turn[0]},
+        {"role": "assistant", "content": turn[1]} | ({"tool_calls": turn[2]} if turn[2] else {}),
+        *({"role": "tool", "tool_call_id": call["id"], "content": turn[1]} for call in turn[2]),
+    ]
+)
+COMPLETION_REQUEST = st.fixed_dictionaries(
+    {
+        "model": st.just("m"),
+        "max_completion_tokens": st.integers(1, 10**6),
+        "messages": st.tuples(
+            st.lists(TEXT.map(lambda text: {"role": "system", "content": text}), max_size=1),
+            st.lists(ASKED_TURN, max_size=2),
+            TEXT,
+        ).map(
+            lambda parts: [
+                *parts[0],
+                *(message for turn in parts[1] for message in turn),
+                {"role": "user", "content": parts[2]},
+            ]
+        ),
+    },
+    optional={
+        "temperature": st.floats(0, 1),
+        "top_p": st.floats(0, 1),
+        "stop": st.lists(TEXT, min_size=1, max_size=3),
+        "stream": st.booleans(),
+        "user": TEXT,
+        "service_tier": st.sampled_from(["auto", "default"]),
+        "reasoning_effort": st.sampled_from(["low", "medium", "high", "xhigh", "max"]),
+        "response_format": st.just(
+            {
+                "type": "json_schema",
+                "json_schema": {"name": "output", "schema": {"type": "object"}, "strict": True},
+            }
+        ),
+    },
+)
+
+
+@given(COMPLETION_REQUEST)
+def test_a_completion_there_and_back_keeps_what_the_table_says_maps(
+    request: dict[str, Any],
+) -> None:
+    there, left_out = retold(ToAnthropic(), asked(request))
+    assert not left_out
+    back, left_out = retold(ToOpenAI(), asked(there, Dialect.ANTHROPIC_MESSAGES))
+    assert not left_out
+    assert back == request
+
+
 @given(MESSAGE_REQUEST)
 def test_a_request_there_and_back_keeps_what_the_table_says_maps(request: dict[str, Any]) -> None:
     there, left_out = retold(ToOpenAI(), asked(request, Dialect.ANTHROPIC_MESSAGES))
