@@ -89,12 +89,11 @@ def without_logprobs(data: bytes) -> bytes:
     if not _LOGPROBS.search(data):
         return data
     try:
-        answer = msgspec.json.decode(data)
+        return msgspec.json.encode(scrubbed(msgspec.json.decode(data)))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         msg = "The provider's answer cannot be read."
         metadata = {"http_status": "502"}
         raise Unavailable(msg, reason="PROVIDER_FAILED", metadata=metadata) from None
-    return msgspec.json.encode(scrubbed(answer))
 
 
 def scrubbed(value: Any) -> Any:  # noqa: ANN401 - any JSON

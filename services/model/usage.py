@@ -78,11 +78,11 @@ def prompt_bytes(request_body: bytes) -> int:
     """Return the size of a prompt's text in any dialect; an embedded file counts 4,000 bytes."""
     try:
         body = msgspec.json.decode(request_body)
+        if isinstance(body, dict):
+            return sum(_text_bytes(body.get(field)) for field in _PROMPT_FIELDS)
     except UNREADABLE:
         return len(request_body)
-    if not isinstance(body, dict):
-        return len(request_body)
-    return sum(_text_bytes(body.get(field)) for field in _PROMPT_FIELDS)
+    return len(request_body)
 
 
 def _text_bytes(value: Any) -> int:  # noqa: ANN401 - any JSON

@@ -74,12 +74,12 @@ class Translating:
         asked = self._asked(translator, call)
         answer = await _asking(translator, self._provider.generate(_own(translator, asked)))
         try:
-            said = translator.answer(answer.body, answer.facts, asked)
+            body = msgspec.json.encode(translator.answer(answer.body, answer.facts, asked))
         except UNREADABLE:
             msg = "The provider's answer is not the JSON of an answer."
             raise failed(msg) from None
         headers = (*answer.headers, *_left_out(asked))
-        return Answer(msgspec.json.encode(said), answer.facts, headers=headers)
+        return Answer(body, answer.facts, headers=headers)
 
     async def _translated_stream(self, call: Call) -> Stream:
         translator = self._through[call.dialect]

@@ -157,10 +157,11 @@ def test_log_probabilities_do_not_spell_what_was_changed() -> None:
 
 
 def test_an_answer_that_cannot_be_read_is_the_providers_failure() -> None:
-    body = b'{"a":"a.b@c.de","logprobs":{"x":"\xff"}}'
-    with pytest.raises(Unavailable) as caught:
-        Redactor().answer(body)
-    assert caught.value.reason == "PROVIDER_FAILED"
+    nested = b"[" * 600 + b"]" * 600
+    for odd in (b'"\xff"', nested):
+        with pytest.raises(Unavailable) as caught:
+            Redactor().answer(b'{"a":"a.b@c.de","logprobs":{},"x":%b}' % odd)
+        assert caught.value.reason == "PROVIDER_FAILED"
 
 
 def test_a_file_and_a_signature_in_base64_are_left_alone() -> None:

@@ -175,6 +175,25 @@ def test_tokens_are_estimated_where_the_provider_does_not_count() -> None:
     assert not provider.calls
 
 
+@pytest.mark.parametrize("depth", [200, 450, 900, 990, 998, 5000])
+def test_no_depth_breaks_anything(depth: int) -> None:
+    """Nested requests and answers are translated, refused, counted; never a defect."""
+    nested = "[" * depth + "]" * depth
+    fields = f'"model":"m","max_tokens":5,"messages":[{{"role":"user","content":{nested}}}]'
+    schema = '"model":"m","max_tokens":5,"messages":[{"role":"user","content":"x"}],"tools":'
+    schema += f'[{{"name":"t","input_schema":{{"x":{nested}}}}}]'
+    arguments = json.dumps(f'{{"x":{nested}}}')
+    call = f'{{"id":"a","function":{{"name":"t","arguments":{arguments}}}}}'
+    answer = f'{{"choices":[{{"message":{{"tool_calls":[{call}]}}}}]}}'.encode()
+    for body in (fields, schema):
+        asking, _ = translating(Answer(answer, FACTS))
+        asked_for = Call("r", Dialect.ANTHROPIC_MESSAGES, "m", f"{{{body}}}".encode())
+        error = failure_of(partial(_generate, asking, asked_for))
+        assert error is None or error.reason in {"INVALID_REQUEST", "PROVIDER_FAILED"}
+        counting = Call("r", Dialect.ANTHROPIC_COUNT_TOKENS, "m", f"{{{body}}}".encode())
+        assert failure_of(partial(_generate, asking, counting)) is None
+
+
 TEXT = st.text(min_size=1, max_size=8)
 NAME = st.from_regex(r"[a-z]{1,8}", fullmatch=True)
 JSON = st.recursive(
