@@ -6,7 +6,7 @@ of parallel calls may come in any order.
 """
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -28,6 +28,13 @@ class _Block:
         self.waiting: list[str] = []
 
 
+class _Call(NamedTuple):
+    """The call of a tool, by the order in which it began."""
+
+    number: int
+    identifier: str | None
+
+
 class OpenAIEvents:
     """Translates one stream; see `services.model.dialects.ports.Events`.
 
@@ -43,6 +50,8 @@ class OpenAIEvents:
         self._blocks: list[_Block] = []
         self._end = Choice()
         self._refused = False
+        self._calls: dict[int | None, _Call] = {}
+        self._count = 0
 
     def take(self, data: bytes | None) -> bytes:
         """Take an event's data; return what it is in a message."""
@@ -51,6 +60,9 @@ class OpenAIEvents:
         if data == _DONE:
             return b""
         chunk = decode(data)
+        if not self._started and not chunk.id and not chunk.choices:
+            # Azure begins with what it thinks of the prompt, and says there who nobody is.
+            return b""
         said = [] if self._started else [self._start(chunk.id, chunk.model)]
         for choice in chunk.choices or ():
             if choice.delta is not None:
@@ -61,7 +73,7 @@ class OpenAIEvents:
 
     def finish(self, facts: Facts) -> bytes:
         """Return the end of the message, and the blocks that waited for it."""
-        said: list[bytes] = []
+        said: list[bytes] = [] if self._started else [self._start(None, None)]
         while self._blocks:
             said += self._close()
         reason, sequence = stopped(self._end, refused=self._refused)
@@ -93,14 +105,20 @@ class OpenAIEvents:
             if text:
                 yield from self._add(("text", 0), {"type": "text", "text": ""}, text)
         self._refused = self._refused or bool(said.refusal)
-        for number, call in enumerate(said.tool_calls or ()):
-            yield from self._call(call, number if call.index is None else call.index)
+        for call in said.tool_calls or ():
+            yield from self._call(call)
 
-    def _call(self, call: ToolCall, index: int) -> Iterator[bytes]:
+    def _call(self, call: ToolCall) -> Iterator[bytes]:
+        """Add to a tool's call: by its index, and where servers number badly, by its id."""
+        known = self._calls.get(call.index)
+        if known is None or (call.id and call.id != known.identifier):
+            self._count += 1
+            known = _Call(self._count, call.id)
+        self._calls[call.index] = self._calls[None] = known
         name = call.function.name if call.function is not None else None
         arguments = call.function.arguments if call.function is not None else None
         head = {"type": "tool_use", "id": call.id or "", "name": name or "", "input": {}}
-        yield from self._add(("tool", index), head, arguments or "")
+        yield from self._add(("tool", known.number), head, arguments or "")
 
     def _add(self, key: tuple[str, int], head: dict[str, Any], text: str) -> Iterator[bytes]:
         """Add to the block of a key; begin it where it is new."""

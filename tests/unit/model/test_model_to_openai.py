@@ -449,6 +449,27 @@ def test_parallel_tools_in_fragments_of_any_order_map(
     assert message["stop_reason"] == "tool_use"
 
 
+@pytest.mark.parametrize("index", [{}, {"index": 0}])
+def test_tools_that_are_numbered_badly_are_told_apart_by_their_ids(index: dict[str, int]) -> None:
+    first = {"id": "a", "function": {"name": "w", "arguments": '{"x"'}} | index
+    rest = {"function": {"arguments": ":1}"}} | index
+    second = {"id": "b", "function": {"name": "w", "arguments": '{"x":2}'}} | index
+    events = [chunk(tool_calls=[first]), chunk(tool_calls=[rest, second]), chunk("tool_calls")]
+    message = message_of(streamed(ToOpenAI(), call(stream=True), events, FACTS))
+    assert [(block["id"], block["input"]) for block in message["content"]] == [
+        ("a", {"x": 1}),
+        ("b", {"x": 2}),
+    ]
+
+
+def test_a_stream_begins_with_the_first_event_that_says_who_answers() -> None:
+    """Azure sends its verdict on the prompt before, without an id."""
+    verdict = {"id": "", "model": "", "choices": [], "prompt_filter_results": []}
+    body = streamed(ToOpenAI(), call(stream=True), [verdict, chunk(content="x")], FACTS)
+    assert (message_of(body)["id"], message_of(body)["model"]) == ("chatcmpl-1", "gpt")
+    assert message_of(streamed(ToOpenAI(), call(stream=True), [verdict], FACTS))["content"] == []
+
+
 def test_a_text_after_a_tool_is_not_lost() -> None:
     events = [
         chunk(tool_calls=[fragment(0, "{", id="a", name="w")]),
