@@ -12,4 +12,4 @@ async def eventually(condition: Callable[[], object], within_s: float = 10.0) ->
     """
     async with asyncio.timeout(within_s):
         while not condition():
-            await asyncio.sleep(0.01)  # noqa: ASYNC110 - there is no event to wait for
+            await asyncio.sleep(0.01)
