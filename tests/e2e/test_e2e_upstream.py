@@ -121,17 +121,20 @@ async def _large_bodies(upstream: Upstream, suite: Any) -> None:
 async def _leaving(upstream: Upstream, suite: Any) -> None:
     """A client that leaves cancels the provider's call within 100 ms, and has its outcome."""
     scripts = {
-        "before": (Script(delay_s=30), False),
-        "before a stream": (Script(delay_s=30), True),
-        "during a stream": (Script(stall_after=2), True),
+        "before": (Script(delay_s=30), False, "chat/completions"),
+        "before a stream": (Script(delay_s=30), True, "chat/completions"),
+        "during a stream": (Script(stall_after=2), True, "chat/completions"),
+        "before a message": (Script(delay_s=30), False, "messages"),
+        "during a stream of messages": (Script(stall_after=2), True, "messages"),
     }
-    for moment, (script, stream) in scripts.items():
+    for moment, (script, stream, surface) in scripts.items():
         upstream.default = script
         seen, gone = len(upstream.requests), len(upstream.disconnects)
         client_id = f"leaving-{moment.replace(' ', '-')}"
         async with http(suite) as client:
-            body = {"model": "gpt-test", "messages": [{"role": "user", "content": "a b c"}]}
-            request = asyncio.create_task(_read(client, body | {"stream": stream}, client_id))
+            messages = [{"role": "user", "content": "a b c"}]
+            body = {"model": "gpt-test", "max_tokens": 9, "messages": messages, "stream": stream}
+            request = asyncio.create_task(_read(client, f"/v1/{surface}", body, client_id))
             while len(upstream.requests) == seen:
                 await asyncio.sleep(0.005)
             await asyncio.sleep(0.2)
@@ -161,11 +164,9 @@ async def _outcome_of(suite: Any, client_id: str) -> dict[str, Any]:
     raise AssertionError(f"no outcome of {client_id}")
 
 
-async def _read(client: httpx.AsyncClient, body: dict[str, Any], client_id: str) -> None:
+async def _read(client: httpx.AsyncClient, path: str, body: dict[str, Any], client_id: str) -> None:
     headers = {"x-client-request-id": client_id}
-    async with client.stream(
-        "POST", "/v1/chat/completions", json=body, headers=headers
-    ) as response:
+    async with client.stream("POST", path, json=body, headers=headers) as response:
         async for _ in response.aiter_bytes():
             pass
 
