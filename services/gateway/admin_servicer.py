@@ -1,55 +1,138 @@
-"""AdminService on the wire: whoever may administer learns that nothing is administered here yet.
+"""AdminService on the wire: usage and policies; keys are not administered here yet.
 
-It authenticates, authorises and counts like every other surface, so that nobody else learns even
-that.
+It authenticates, authorises and counts like every other surface, and what is read is recorded
+before it is answered.
 """
 
 import time
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from services.common.errors import Unimplemented
+import msgspec
+from google.api import httpbody_pb2
+
+from services.common.errors import InvalidArgument, Unimplemented
 from services.gateway import http
 from services.gateway.authorization import Scope
 from services.gateway.calls import Ask, Surface
+from services.gateway.limit_reader import LimitReader, usage_json
 from services.gateway.pipeline import Pipeline
 from services.gateway.principal import Principal
-from services.gateway.servicer import ShapedErrors
+from services.gateway.servicer import JSON, ShapedErrors
+from weaver.gateway.v1 import admin_service_pb2 as pb
 from weaver.gateway.v1 import admin_service_pb2_grpc
+
+API_KEY = "apikey"
+LONGEST_NAME = 256
+MOST_ROLES = 32
 
 
 def _unserved(_: bytes, __: int) -> Ask:
-    raise Unimplemented("Administration is not served here yet.")
+    raise Unimplemented("API keys are not administered here yet.")
+
+
+def _no_model(body: bytes, _: int) -> Ask:
+    return Ask("", body, stream=False, input_tokens=0, output_tokens=0)
 
 
 ADMIN = Surface("admin", Scope.ADMIN, _unserved)
+USAGE = Surface("admin.usage", Scope.ADMIN, _no_model)
+POLICIES = Surface("admin.policies", Scope.ADMIN, _no_model)
 
 
 class AdminServicer(admin_service_pb2_grpc.AdminServiceServicer):
     """See `weaver.gateway.v1.AdminService`.
 
     Args:
-        pipeline: authenticates, authorises and counts.
+        pipeline: authenticates, authorises and records.
+        limits: tells usage and the limiter's policy.
+        policies: tells what else the deployment has decided.
+        default_tenant: the tenant of principals that are named without one.
+        api_key_roles: the roles of API keys, where none are named.
     """
 
-    def __init__(self, pipeline: Pipeline) -> None:
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        limits: LimitReader,
+        policies: Callable[[], Mapping[str, str]],
+        *,
+        default_tenant: str,
+        api_key_roles: tuple[str, ...],
+    ) -> None:
         """See the class."""
         self._pipeline = pipeline
+        self._limits = limits
+        self._policies = policies
+        self._default_tenant = default_tenant
+        self._api_key_roles = api_key_roles
+
+    async def GetUsage(self, request: pb.GetUsageRequest, context: Any) -> Any:
+        """Tell what a principal has used of each limit, rules in shadow mode too."""
+
+        async def reading(_: Principal) -> bytes:
+            principal = self._principal(request)
+            usages = await self._limits.usage(principal, request.model)
+            whose = {
+                "tenant": principal.tenant,
+                "issuer": principal.issuer,
+                "subject": principal.subject,
+                "roles": list(principal.roles),
+                "model": request.model or None,
+            }
+            return msgspec.json.encode(whose | usage_json(usages, everything=True))
+
+        return await self._read(USAGE, request, context, reading)
+
+    async def GetPolicies(self, request: pb.GetPoliciesRequest, context: Any) -> Any:
+        """Tell which policies are in force."""
+
+        async def reading(_: Principal) -> bytes:
+            limits = await self._limits.policy()
+            return msgspec.json.encode({"limits": limits, "gateway": dict(self._policies())})
+
+        return await self._read(POLICIES, request, context, reading)
 
     async def _refuse(self, request: Any, context: Any) -> Any:
-        with ShapedErrors(context):
-            header = http.request_headers(context)
-            body = request.SerializeToString()
-            call = http.read_call(context, header, ADMIN, body, time.monotonic())
-            return (await self._pipeline.read(call, _nothing))[0]
+        async def nothing(_: Principal) -> bytes:
+            return b""  # reading the request has refused it already
+
+        return await self._read(ADMIN, request, context, nothing)
 
     CreateApiKey = _refuse
     ListApiKeys = _refuse
     GetApiKey = _refuse
     DisableApiKey = _refuse
     RotateApiKey = _refuse
-    GetUsage = _refuse
-    GetPolicies = _refuse
 
+    def _principal(self, request: pb.GetUsageRequest) -> Principal:
+        if not request.subject:
+            raise InvalidArgument.of_field("subject", "is missing: whose usage is meant?")
+        for field in ("tenant", "issuer", "subject", "model"):
+            if len(getattr(request, field)) > LONGEST_NAME:
+                raise InvalidArgument.of_field(field, f"must be at most {LONGEST_NAME} characters.")
+        if len(request.roles) > MOST_ROLES:
+            raise InvalidArgument.of_field("roles", f"must be at most {MOST_ROLES}.")
+        issuer = request.issuer or API_KEY
+        roles = tuple(request.roles) or (self._api_key_roles if issuer == API_KEY else ())
+        return Principal(
+            request.tenant or self._default_tenant,
+            issuer,
+            request.subject,
+            tuple(sorted(set(roles))),
+        )
 
-async def _nothing(_: Principal) -> None:
-    """Do nothing: reading the request has refused it already."""
+    async def _read(
+        self,
+        surface: Surface,
+        request: Any,
+        context: Any,
+        reading: Callable[[Principal], Awaitable[bytes]],
+    ) -> httpbody_pb2.HttpBody:
+        with ShapedErrors(context):
+            header = http.request_headers(context)
+            body = request.SerializeToString()
+            call = http.read_call(context, header, surface, body, time.monotonic())
+            data, admission, record = await self._pipeline.read(call, reading)
+            await context.send_initial_metadata(http.response_headers(admission, record))
+            return httpbody_pb2.HttpBody(content_type=JSON, data=data)

@@ -8,13 +8,13 @@ from weaver.ratelimit.v1 import ratelimit_service_pb2 as pb
 
 _VERDICTS: Final = {pb.VERDICT_ADMITTED: "admitted", pb.VERDICT_REFUSED: "refused"}
 _SOURCES: Final = {pb.SOURCE_STORE: "store", pb.SOURCE_LOCAL: "local", pb.SOURCE_NONE: "none"}
-_UNITS: Final = {
+UNITS: Final = {
     pb.UNIT_REQUESTS: "requests",
     pb.UNIT_TOKENS: "tokens",
     pb.UNIT_COST_MICROS: "cost_micros",
     pb.UNIT_CONCURRENCY: "concurrency",
 }
-_SCOPES: Final = {
+SCOPES: Final = {
     pb.SCOPE_PRINCIPAL: "principal",
     pb.SCOPE_TENANT: "tenant",
     pb.SCOPE_ROLE: "role",
@@ -47,12 +47,12 @@ def limit_state(limit: pb.LimitState) -> LimitState:
     reset, window = limit.reset_after, limit.window
     return LimitState(
         limit.name,
-        _UNITS.get(limit.unit, ""),
+        UNITS.get(limit.unit, ""),
         limit.limit,
         limit.remaining,
         reset.seconds + reset.nanos / 1e9,
         window.seconds + window.nanos / 1e9,
-        _SCOPES.get(limit.scope, ""),
+        SCOPES.get(limit.scope, ""),
         limit.scope_key,
         limit.shadow,
         limit.refuses,

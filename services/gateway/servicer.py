@@ -10,12 +10,13 @@ import msgspec
 from google.api import httpbody_pb2
 
 from services.common import logs
-from services.common.errors import Internal, NotFound, WeaverError
+from services.common.errors import Internal, NotFound, Unavailable, WeaverError
 from services.gateway import anthropic, http, openai, responses, typed
 from services.gateway.authorization import Scope
 from services.gateway.calls import StreamedResponse, Surface, WholeResponse
 from services.gateway.event_redaction import MessageRedactor, ResponseRedactor
 from services.gateway.health import HealthReport
+from services.gateway.limit_reader import LimitReader, unavailable_json, usage_json
 from services.gateway.pipeline import Pipeline
 from weaver.gateway.v1 import gateway_service_pb2 as pb
 from weaver.gateway.v1 import gateway_service_pb2_grpc
@@ -91,13 +92,17 @@ class GatewayServicer(gateway_service_pb2_grpc.GatewayServiceServicer):
     Args:
         pipeline: takes model calls.
         health: reports how the suite is.
+        limits: tells what callers have used.
         default_model: the model of typed calls that name none.
     """
 
-    def __init__(self, pipeline: Pipeline, health: HealthReport, default_model: str) -> None:
+    def __init__(
+        self, pipeline: Pipeline, health: HealthReport, limits: LimitReader, default_model: str
+    ) -> None:
         """See the class."""
         self._pipeline = pipeline
         self._health = health
+        self._limits = limits
         self._generate = Surface(
             "generate", Scope.GENERATE, partial(typed.generate, default_model), "OPENAI_CHAT"
         )
@@ -114,15 +119,21 @@ class GatewayServicer(gateway_service_pb2_grpc.GatewayServiceServicer):
             raise self._health.error()
         return httpbody_pb2.HttpBody(content_type=JSON, data=body)
 
-    async def WhoAmI(self, request: pb.WhoAmIRequest, context: Any) -> Any:  # noqa: ARG002 - gRPC's signature
-        """Tell a caller who they are taken for."""
+    async def WhoAmI(self, request: pb.WhoAmIRequest, context: Any) -> Any:
+        """Tell a caller who they are taken for, and what they have used."""
         with ShapedErrors(context):
             principal = self._pipeline.authenticate(http.request_headers(context))
+            try:
+                usages = await self._limits.usage(principal, request.model)
+                usage = usage_json(usages, everything=False)
+            except Unavailable as error:
+                usage = unavailable_json(error)
             body = {
                 "tenant": principal.tenant,
                 "issuer": principal.issuer,
                 "subject": principal.subject,
                 "roles": list(principal.roles),
+                "usage": usage,
             }
             return httpbody_pb2.HttpBody(content_type=JSON, data=msgspec.json.encode(body))
 

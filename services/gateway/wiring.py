@@ -37,6 +37,7 @@ from services.gateway.events import CaptureRule, Event, EventType
 from services.gateway.health import HealthReport
 from services.gateway.health_client import HealthClient
 from services.gateway.limit_client import LimitClient
+from services.gateway.limit_reader import LimitReader
 from services.gateway.model_client import ModelClient
 from services.gateway.pipeline import Pipeline, PipelineSettings
 from services.gateway.recorder import Recorder
@@ -163,10 +164,17 @@ async def build(
         health,
         records_needed=records_needed,
     )
-    gateway = GatewayServicer(pipeline, report, settings.model_name)
+    limits = LimitReader(channels.ratelimit, timeout_s=settings.ratelimit_timeout_ms / 1000)
+    gateway = GatewayServicer(pipeline, report, limits, settings.model_name)
     reader = AuditReaderServicer(pipeline, audit, settings.auditor_reads)
     eraser = AuditAdminServicer(pipeline, audit, settings.default_tenant)
-    admin = AdminServicer(pipeline)
+    admin = AdminServicer(
+        pipeline,
+        limits,
+        partial(_policies, settings, audit),
+        default_tenant=settings.default_tenant,
+        api_key_roles=settings.api_key_roles,
+    )
 
     def register(server: Any) -> None:  # noqa: ANN401 - gRPC's or local
         gateway_service_pb2_grpc.add_GatewayServiceServicer_to_server(gateway, server)

@@ -104,6 +104,25 @@ def limit_state(standing: Standing) -> pb.LimitState:
     return state
 
 
+def policy_rule(rule: Rule) -> pb.PolicyRule:
+    """Return a rule as operators read it."""
+    match = rule.match
+    return pb.PolicyRule(
+        name=rule.name,
+        unit=_UNITS[rule.unit],
+        scope=_SCOPES[rule.scope],
+        limit=0 if rule.unlimited else rule.burst,
+        rate_per_second=0 if rule.unlimited else rule.rate_per_s,
+        period=rule.period,
+        tenants=match.tenants,
+        subjects=match.subjects,
+        roles=match.roles,
+        models=match.models,
+        shadow=rule.shadow,
+        unlimited=rule.unlimited,
+    )
+
+
 def _duration(microseconds: int) -> Duration:
     seconds, rest = divmod(microseconds, 1_000_000)
     return Duration(seconds=seconds, nanos=rest * 1000)

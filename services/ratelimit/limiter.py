@@ -80,6 +80,11 @@ class Limiter:
         """What decides now."""
         return self._policy
 
+    @property
+    def on_store_failure(self) -> OnStoreFailure:
+        """What applies while the store is down."""
+        return self._on_store_failure
+
     def adopt(self, policy: Policy) -> None:
         """Decide by another policy from the next call on."""
         self._policy = policy

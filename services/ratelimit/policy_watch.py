@@ -79,6 +79,8 @@ class PolicyWatch:
         self._trail = trail
         self._last: bytes | str = ""
         self._version = ""
+        self.problem = ""
+        """Why the last change was refused; empty while the file decides."""
         self._watcher: asyncio.Task[None] | None = None
 
     def first(self) -> Policy:
@@ -121,6 +123,7 @@ class PolicyWatch:
             self._refuse(str(error))
             return
         before, self._version = self._version, policy.version
+        self.problem = ""
         self.adopt(policy)
         self._health.set("policy", True)  # noqa: FBT003 - its form
         self._gauge.policy_read(policy.version, good=True, changed=True)
@@ -132,6 +135,7 @@ class PolicyWatch:
 
     def _refuse(self, problem: str) -> None:
         """Keep the policy that decides, and say so everywhere."""
+        self.problem = problem
         detail = f"the policy file is bad, {self._version} goes on: {problem}"
         log.error("policy_refused", path=str(self._path), problem=problem, keeps=self._version)
         self._health.set("policy", False, detail)  # noqa: FBT003 - its form

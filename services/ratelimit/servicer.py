@@ -1,12 +1,13 @@
 """Protobuf to the limiter and back; it checks the form of requests and decides nothing."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from services.common.errors import InvalidArgument
 from services.ratelimit.answers import (
     SOURCES,
     limit_state,
+    policy_rule,
     renew_response,
     reserve_response,
     settle_response,
@@ -34,12 +35,16 @@ class RateLimitServicer(rpc.RateLimitServiceServicer):
     Args:
         limiter: decides.
         clients: who may call, by the name in their certificate; Envoy may not.
+        problem: tells why the policy file was refused; empty while it decides.
     """
 
-    def __init__(self, limiter: Limiter, clients: Collection[str]) -> None:
+    def __init__(
+        self, limiter: Limiter, clients: Collection[str], problem: Callable[[], str] = str
+    ) -> None:
         """See the class."""
         self._limiter = limiter
         self._clients = frozenset(clients)
+        self._problem = problem
 
     def _peer(self, context: Any) -> str:
         return allowed_peer(context, self._clients)
@@ -136,6 +141,18 @@ class RateLimitServicer(rpc.RateLimitServiceServicer):
             ],
             policy_version=version,
             source=SOURCES[source],
+        )
+
+    async def GetPolicy(self, request: pb.GetPolicyRequest, context: Any) -> pb.GetPolicyResponse:  # noqa: ARG002 - gRPC's signature
+        """Tell which rules decide."""
+        self._peer(context)
+        policy = self._limiter.policy
+        return pb.GetPolicyResponse(
+            version=policy.version,
+            rules=map(policy_rule, policy.rules),
+            envoy_rules=len(policy.descriptors),
+            refused=self._problem(),
+            on_store_failure=self._limiter.on_store_failure,
         )
 
 

@@ -109,7 +109,11 @@ async def build(
         watch.adopt = limiter.adopt
         watch.start()
         stack.push_async_callback(watch.close)
-    servicer = RateLimitServicer(limiter, settings.limit_clients)
+
+    def problem() -> str:
+        return "" if watch is None else watch.problem
+
+    servicer = RateLimitServicer(limiter, settings.limit_clients, problem)
     envoy = EnvoyServicer(limiter, settings.envoy_clients)
     health.set("", True)  # noqa: FBT003 - its form
     return Component(

@@ -185,6 +185,20 @@ async def test_a_changed_file_decides_within_seconds_and_a_bad_one_does_not(rig:
             await asyncio.sleep(0.1)
     assert (await rig.reserve(who)).policy_version == response.policy_version
     assert rig.component.metrics.get_sample_value("ratelimit_policy_valid") == 0
+    told = await call(rig.stub.GetPolicy, pb.GetPolicyRequest(), timeout_s=5)
+    assert told.version == response.policy_version
+    assert "rules[0]" in told.refused
+
+
+async def test_the_policy_is_told_rule_by_rule(rig: Rig) -> None:
+    told = await call(rig.stub.GetPolicy, pb.GetPolicyRequest(), timeout_s=5)
+    assert (told.refused, told.on_store_failure) == ("", "local")
+    assert told.version == (await rig.reserve(principal())).policy_version
+    rules = {rule.name: rule for rule in told.rules}
+    assert (rules["quiet"].shadow, rules["house_day"].period) == (True, "day")
+    assert rules["house_day"].scope == pb.SCOPE_TENANT
+    assert rules["requests"].rate_per_second > 0
+    assert told.envoy_rules > 0
 
 
 async def test_a_bad_file_stops_the_start_with_the_variables_name(

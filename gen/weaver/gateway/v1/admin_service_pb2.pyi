@@ -169,22 +169,34 @@ class GetUsageRequest(_message.Message):
     TENANT_FIELD_NUMBER: _builtins.int
     ISSUER_FIELD_NUMBER: _builtins.int
     SUBJECT_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    ROLES_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
-    """Its tenant."""
+    """Its tenant; empty for the deployment's default."""
     issuer: _builtins.str
-    """Its issuer."""
+    """Its issuer; empty for `apikey`."""
     subject: _builtins.str
     """Its subject."""
+    model: _builtins.str
+    """The public model name, for rules per model; empty for every rule that is not one model's."""
+    @_builtins.property
+    def roles(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The roles that it has, for rules per role; empty for those of the environment's API keys where
+        the issuer is `apikey`, else none.
+        """
+
     def __init__(
         self,
         *,
         tenant: _builtins.str = ...,
         issuer: _builtins.str = ...,
         subject: _builtins.str = ...,
+        model: _builtins.str = ...,
+        roles: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["issuer", b"issuer", "subject", b"subject", "tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["issuer", b"issuer", "model", b"model", "roles", b"roles", "subject", b"subject", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

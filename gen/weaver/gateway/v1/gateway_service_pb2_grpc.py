@@ -119,8 +119,9 @@ class GatewayServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def WhoAmI(self, request, context):
-        """Tells a caller who they are taken for.
+        """Tells a caller who they are taken for, and what they have used of each of their limits.
 
+        While the limits cannot be read the answer says so and has the rest.
         Errors: UNAUTHENTICATED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -47,8 +47,9 @@ class GatewayServiceStub:
     Needs no credential. Errors: UNAVAILABLE (not ready), with the same JSON.
     """
     WhoAmI: _grpc.UnaryUnaryMultiCallable[_gateway_service_pb2.WhoAmIRequest, _httpbody_pb2.HttpBody]
-    """Tells a caller who they are taken for.
+    """Tells a caller who they are taken for, and what they have used of each of their limits.
 
+    While the limits cannot be read the answer says so and has the rest.
     Errors: UNAUTHENTICATED.
     """
     Generate: _grpc.UnaryUnaryMultiCallable[_gateway_service_pb2.GenerateRequest, _gateway_service_pb2.GenerateResponse]
@@ -119,8 +120,9 @@ class GatewayServiceAsyncStub(GatewayServiceStub):
     Needs no credential. Errors: UNAVAILABLE (not ready), with the same JSON.
     """
     WhoAmI: _aio.UnaryUnaryMultiCallable[_gateway_service_pb2.WhoAmIRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
-    """Tells a caller who they are taken for.
+    """Tells a caller who they are taken for, and what they have used of each of their limits.
 
+    While the limits cannot be read the answer says so and has the rest.
     Errors: UNAUTHENTICATED.
     """
     Generate: _aio.UnaryUnaryMultiCallable[_gateway_service_pb2.GenerateRequest, _gateway_service_pb2.GenerateResponse]  # type: ignore[assignment]
@@ -200,8 +202,9 @@ class GatewayServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _gateway_service_pb2.WhoAmIRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_httpbody_pb2.HttpBody, _abc.Awaitable[_httpbody_pb2.HttpBody]]:
-        """Tells a caller who they are taken for.
+        """Tells a caller who they are taken for, and what they have used of each of their limits.
 
+        While the limits cannot be read the answer says so and has the rest.
         Errors: UNAUTHENTICATED.
         """
 

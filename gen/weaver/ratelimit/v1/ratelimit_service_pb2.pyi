@@ -759,3 +759,136 @@ class GetUsageResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetUsageResponse: _TypeAlias = GetUsageResponse  # noqa: Y015
+
+@_typing.final
+class GetPolicyRequest(_message.Message):
+    """GetPolicyRequest asks which rules decide."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetPolicyRequest: _TypeAlias = GetPolicyRequest  # noqa: Y015
+
+@_typing.final
+class PolicyRule(_message.Message):
+    """PolicyRule is one rule. Of rules with one name the first that matches a call applies to it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    UNIT_FIELD_NUMBER: _builtins.int
+    SCOPE_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    RATE_PER_SECOND_FIELD_NUMBER: _builtins.int
+    PERIOD_FIELD_NUMBER: _builtins.int
+    TENANTS_FIELD_NUMBER: _builtins.int
+    SUBJECTS_FIELD_NUMBER: _builtins.int
+    ROLES_FIELD_NUMBER: _builtins.int
+    MODELS_FIELD_NUMBER: _builtins.int
+    SHADOW_FIELD_NUMBER: _builtins.int
+    UNLIMITED_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Its name."""
+    unit: Global___Unit.ValueType
+    """What it counts."""
+    scope: Global___Scope.ValueType
+    """Whose calls it counts together."""
+    limit: _builtins.int
+    """The most that can be used at once: the burst of a bucket, the size of a budget; 0 where
+    `unlimited`.
+    """
+    rate_per_second: _builtins.float
+    """Units that come back per second; 0 for budgets and requests in flight."""
+    period: _builtins.str
+    """The calendar window of a budget, `day` or `month` (UTC); empty for others."""
+    shadow: _builtins.bool
+    """Whether it only counts and never refuses."""
+    unlimited: _builtins.bool
+    """Whether what matches passes, and no later rule of the name applies."""
+    @_builtins.property
+    def tenants(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The tenants it is for, as patterns; empty for all."""
+
+    @_builtins.property
+    def subjects(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The subjects it is for, likewise."""
+
+    @_builtins.property
+    def roles(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The roles it is for, likewise."""
+
+    @_builtins.property
+    def models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The models it is for, likewise."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        unit: Global___Unit.ValueType = ...,
+        scope: Global___Scope.ValueType = ...,
+        limit: _builtins.int = ...,
+        rate_per_second: _builtins.float = ...,
+        period: _builtins.str = ...,
+        tenants: _abc.Iterable[_builtins.str] | None = ...,
+        subjects: _abc.Iterable[_builtins.str] | None = ...,
+        roles: _abc.Iterable[_builtins.str] | None = ...,
+        models: _abc.Iterable[_builtins.str] | None = ...,
+        shadow: _builtins.bool = ...,
+        unlimited: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["limit", b"limit", "models", b"models", "name", b"name", "period", b"period", "rate_per_second", b"rate_per_second", "roles", b"roles", "scope", b"scope", "shadow", b"shadow", "subjects", b"subjects", "tenants", b"tenants", "unit", b"unit", "unlimited", b"unlimited"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PolicyRule: _TypeAlias = PolicyRule  # noqa: Y015
+
+@_typing.final
+class GetPolicyResponse(_message.Message):
+    """GetPolicyResponse is the policy in force."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    RULES_FIELD_NUMBER: _builtins.int
+    ENVOY_RULES_FIELD_NUMBER: _builtins.int
+    REFUSED_FIELD_NUMBER: _builtins.int
+    ON_STORE_FAILURE_FIELD_NUMBER: _builtins.int
+    version: _builtins.str
+    """Its version, which every decision carries."""
+    envoy_rules: _builtins.int
+    """How many rules it has for Envoy's filter."""
+    refused: _builtins.str
+    """Why the last change of the policy file was refused; empty while the file decides."""
+    on_store_failure: _builtins.str
+    """What applies while the store is down: `local`, `deny` or `allow`."""
+    @_builtins.property
+    def rules(self) -> _containers.RepeatedCompositeFieldContainer[Global___PolicyRule]:
+        """Its rules for calls, in the order in which they are looked through."""
+
+    def __init__(
+        self,
+        *,
+        version: _builtins.str = ...,
+        rules: _abc.Iterable[Global___PolicyRule] | None = ...,
+        envoy_rules: _builtins.int = ...,
+        refused: _builtins.str = ...,
+        on_store_failure: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["envoy_rules", b"envoy_rules", "on_store_failure", b"on_store_failure", "refused", b"refused", "rules", b"rules", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetPolicyResponse: _TypeAlias = GetPolicyResponse  # noqa: Y015

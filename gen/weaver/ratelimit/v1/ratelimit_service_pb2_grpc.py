@@ -79,6 +79,11 @@ class RateLimitServiceStub:
                 request_serializer=weaver_dot_ratelimit_dot_v1_dot_ratelimit__service__pb2.GetUsageRequest.SerializeToString,
                 response_deserializer=weaver_dot_ratelimit_dot_v1_dot_ratelimit__service__pb2.GetUsageResponse.FromString,
                 _registered_method=True)
+        self.GetPolicy = channel.unary_unary(
+                '/weaver.ratelimit.v1.RateLimitService/GetPolicy',
+                request_serializer=weaver_dot_ratelimit_dot_v1_dot_ratelimit__service__pb2.GetPolicyRequest.SerializeToString,
+                response_deserializer=weaver_dot_ratelimit_dot_v1_dot_ratelimit__service__pb2.GetPolicyResponse.FromString,
+                _registered_method=True)
 
 
 class RateLimitServiceServicer:
@@ -163,6 +168,15 @@ class RateLimitServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetPolicy(self, request, context):
+        """Tells which rules decide, and whether the policy file is good.
+
+        Errors: PERMISSION_DENIED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RateLimitServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -205,6 +219,11 @@ def add_RateLimitServiceServicer_to_server(servicer, server):
                     servicer.GetUsage,
                     request_deserializer=weaver_dot_ratelimit_dot_v1_dot_ratelimit__service__pb2.GetUsageRequest.FromString,
                     response_serializer=weaver_dot_ratelimit_dot_v1_dot_ratelimit__service__pb2.GetUsageResponse.SerializeToString,
+            ),
+            'GetPolicy': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetPolicy,
+                    request_deserializer=weaver_dot_ratelimit_dot_v1_dot_ratelimit__service__pb2.GetPolicyRequest.FromString,
+                    response_serializer=weaver_dot_ratelimit_dot_v1_dot_ratelimit__service__pb2.GetPolicyResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -428,6 +447,33 @@ class RateLimitService:
             '/weaver.ratelimit.v1.RateLimitService/GetUsage',
             weaver_dot_ratelimit_dot_v1_dot_ratelimit__service__pb2.GetUsageRequest.SerializeToString,
             weaver_dot_ratelimit_dot_v1_dot_ratelimit__service__pb2.GetUsageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetPolicy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/weaver.ratelimit.v1.RateLimitService/GetPolicy',
+            weaver_dot_ratelimit_dot_v1_dot_ratelimit__service__pb2.GetPolicyRequest.SerializeToString,
+            weaver_dot_ratelimit_dot_v1_dot_ratelimit__service__pb2.GetPolicyResponse.FromString,
             options,
             channel_credentials,
             insecure,

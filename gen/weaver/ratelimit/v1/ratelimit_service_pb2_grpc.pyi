@@ -80,6 +80,11 @@ class RateLimitServiceStub:
 
     Errors: INVALID_ARGUMENT, UNAVAILABLE.
     """
+    GetPolicy: _grpc.UnaryUnaryMultiCallable[_ratelimit_service_pb2.GetPolicyRequest, _ratelimit_service_pb2.GetPolicyResponse]
+    """Tells which rules decide, and whether the policy file is good.
+
+    Errors: PERMISSION_DENIED.
+    """
 
 @_typing.type_check_only
 class RateLimitServiceAsyncStub(RateLimitServiceStub):
@@ -132,6 +137,11 @@ class RateLimitServiceAsyncStub(RateLimitServiceStub):
     """Tells what a principal has used of each limit in its current window.
 
     Errors: INVALID_ARGUMENT, UNAVAILABLE.
+    """
+    GetPolicy: _aio.UnaryUnaryMultiCallable[_ratelimit_service_pb2.GetPolicyRequest, _ratelimit_service_pb2.GetPolicyResponse]  # type: ignore[assignment]
+    """Tells which rules decide, and whether the policy file is good.
+
+    Errors: PERMISSION_DENIED.
     """
 
 class RateLimitServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -230,6 +240,17 @@ class RateLimitServiceServicer(metaclass=_abc_1.ABCMeta):
         """Tells what a principal has used of each limit in its current window.
 
         Errors: INVALID_ARGUMENT, UNAVAILABLE.
+        """
+
+    @_abc_1.abstractmethod
+    def GetPolicy(
+        self,
+        request: _ratelimit_service_pb2.GetPolicyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ratelimit_service_pb2.GetPolicyResponse, _abc.Awaitable[_ratelimit_service_pb2.GetPolicyResponse]]:
+        """Tells which rules decide, and whether the policy file is good.
+
+        Errors: PERMISSION_DENIED.
         """
 
 def add_RateLimitServiceServicer_to_server(servicer: RateLimitServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
