@@ -95,4 +95,4 @@ def _explained(failure: ProviderError) -> ProviderError:
         " Use /v1/chat/completions."
     )
     error = InvalidArgument(sentence, reason="PROVIDER_REJECTED", metadata={"http_status": "404"})
-    return ProviderError(error, http_status=failure.http_status, elsewhere=True)
+    return ProviderError(error, http_status=failure.http_status)

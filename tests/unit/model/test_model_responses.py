@@ -123,7 +123,8 @@ def test_a_server_without_responses_is_named_as_such(status: int, stream: bool) 
     asked = provider(Wire(Canned(status, pieces=(b'{"detail":"Not Found"}',))))
     with pytest.raises(ProviderError) as caught:
         run(asked.open(call()) if stream else asked.generate(call()))
-    assert caught.value.elsewhere
+    assert caught.value.http_status == status
+    assert not caught.value.elsewhere, "it was asked, so it is an attempt"
     assert "/v1/chat/completions" in caught.value.error.message
     assert caught.value.error.metadata == {"http_status": "404"}
 
