@@ -221,7 +221,10 @@ class Exchange:
         """
         if not self._left or self._model is None:
             return None
-        output = self.ask.output_tokens if output_tokens is None else output_tokens
+        output = self.ask.output_tokens
+        if output_tokens is not None:
+            # Some events carry no token: an estimate never goes beyond what was reserved.
+            output = min(output, output_tokens)
         usage = Usage(self.ask.input_tokens, output, estimated=True)
         cost_micros = self._model.cost_micros(usage.input_tokens, usage.output_tokens)
         return Generation(usage=usage, cost_micros=cost_micros)
@@ -281,6 +284,13 @@ class Exchange:
             event.upstream_duration_s = generation.upstream_duration_s
             if generation.tries:
                 event.attributes = {"tries": generation.tries[:LONGEST_TRIES]}
+            bound = self.ask.input_tokens + self.ask.output_tokens
+            if usage.input_tokens + usage.output_tokens > bound:
+                beyond = usage.input_tokens + usage.output_tokens - bound
+                event.attributes = {**event.attributes, "tokens_beyond_bound": str(beyond)}
+            if cost_micros and cost_micros > (most := self.ask.cost_micros(self._model)):
+                beyond = cost_micros - most
+                event.attributes = {**event.attributes, "cost_micros_beyond_bound": str(beyond)}
         elif facts and "tries" in facts:
             event.provider = facts["provider"]
             event.attempts = int(facts["attempts"])
