@@ -88,7 +88,7 @@ class Commitments:
         capture: what is captured; None for nothing.
     """
 
-    __slots__ = ("_capture", "key", "texts", "values")
+    __slots__ = ("_capture", "_last", "key", "texts", "values")
 
     def __init__(self, capture: CaptureRule | None = None) -> None:
         """Draw the key."""
@@ -96,10 +96,15 @@ class Commitments:
         self.values: list[tuple[str, bytes]] = []
         self.texts: list[tuple[str, bytes, int]] = []
         self._capture = capture
+        self._last = (b"", b"")
 
     def add(self, kind: str, text: bytes) -> None:
         """Commit to a text; `kind` is a `CommitmentKind` without its prefix."""
-        self.values.append((kind, hmac.digest(self.key, text, "sha256")))
+        last, value = self._last
+        if text is not last:  # What policy left alone is committed to twice.
+            value = hmac.digest(self.key, text, "sha256")
+            self._last = (text, value)
+        self.values.append((kind, value))
         if self._capture is not None and kind in self._capture.kinds:
             self.texts.append((kind, text[: self._capture.max_bytes], len(text)))
 
