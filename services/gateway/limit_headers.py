@@ -6,6 +6,7 @@ Rules in shadow mode are an operator's experiment and are not shown.
 import math
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Final
 
 from services.gateway.ports import LimitState
@@ -76,19 +77,20 @@ def go_duration(seconds: float) -> str:
 
 def _policy(limit: LimitState) -> str:
     window = f";w={_integer(max(1, limit.window_s))}" if limit.window_s else ""
-    return f"{_name(limit)};q={_integer(limit.limit)}{_QUOTA_UNITS.get(limit.unit, '')}{window}"
+    return f"{_name(limit.name)};q={_integer(limit.limit)}{_QUOTA_UNITS.get(limit.unit, '')}{window}"
 
 
 def _state(limit: LimitState) -> str:
     reset = f";t={_integer(limit.reset_after_s)}" if limit.window_s else ""
-    return f"{_name(limit)};r={_integer(limit.remaining)}{reset}"
+    return f"{_name(limit.name)};r={_integer(limit.remaining)}{reset}"
 
 
-def _name(limit: LimitState) -> str:
-    """Return the rule's name as a String (RFC 9651, section 3.3.3)."""
+@lru_cache(maxsize=1024)
+def _name(rule: str) -> str:
+    """Return a rule's name as a String (RFC 9651, section 3.3.3)."""
     clean = "".join(
         ("\\" + character if character in '"\\' else character) if " " <= character <= "~" else "?"
-        for character in limit.name[:64]
+        for character in rule[:64]
     )
     return f'"{clean}"'
 
