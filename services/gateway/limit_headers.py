@@ -77,7 +77,8 @@ def go_duration(seconds: float) -> str:
 
 def _policy(limit: LimitState) -> str:
     window = f";w={_integer(max(1, limit.window_s))}" if limit.window_s else ""
-    return f"{_name(limit.name)};q={_integer(limit.limit)}{_QUOTA_UNITS.get(limit.unit, '')}{window}"
+    unit = _QUOTA_UNITS.get(limit.unit, "")
+    return f"{_name(limit.name)};q={_integer(limit.limit)}{unit}{window}"
 
 
 def _state(limit: LimitState) -> str:
