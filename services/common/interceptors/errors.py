@@ -26,6 +26,9 @@ class Errors:
                 return await behaviour(request, context)
             except (asyncio.CancelledError, grpc.aio.AbortError):
                 raise
+            except grpc.aio.InternalError:
+                # What gRPC makes of a write to a caller that has left, before it cancels the call.
+                raise asyncio.CancelledError from None
             except Exception as raised:  # noqa: BLE001 - the caller must not see it
                 error = raised
                 # What a generated servicer does for a method that ours lacks.
