@@ -5,6 +5,7 @@ events, `x-pause-us` microseconds apart; each says when it left. Everything else
 """
 
 import asyncio
+import socket
 import sys
 import time
 
@@ -12,6 +13,9 @@ import uvloop
 
 from bench.suite import ANSWER
 
+_AT_ONCE = 32
+"""Events of one stream before others have their turn."""
+_SEND_BUFFER = 128 * 1024
 _BODY = ANSWER.encode()
 _WHOLE = (
     b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(_BODY)
@@ -43,8 +47,8 @@ async def _serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
 
 async def _stream(writer: asyncio.StreamWriter, chunks: int, pause_us: int) -> None:
     writer.write(_HEAD)
-    for _ in range(chunks):
-        if pause_us:
+    for number in range(chunks):
+        if pause_us or number % _AT_ONCE == 0:
             await asyncio.sleep(pause_us / 1e6)
         writer.write(_chunk(_EVENT % time.monotonic_ns()))
         await writer.drain()
@@ -63,6 +67,8 @@ def _number(text: bytes, name: bytes) -> int:
 
 async def _main() -> None:
     server = await asyncio.start_server(_serve, "127.0.0.1", 0)
+    # On loopback the kernel would take megabytes of each stream that nobody reads.
+    server.sockets[0].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
     print(server.sockets[0].getsockname()[1], flush=True)
     await asyncio.to_thread(sys.stdin.read)
 

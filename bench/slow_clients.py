@@ -1,13 +1,14 @@
 """Watch the suite's memory with many slow clients: `python -m bench.slow_clients`.
 
-Each client opens a stream of an answer that would go on for megabytes, and reads a few kilobytes a
-second of it. The provider sends as fast as it may. What the parts hold must level off, whatever the
-answers still have to say.
+Each client opens a stream of an answer that goes on for megabytes, and reads half a kilobyte a
+second of it; the provider says twice as much, or with `--pause-us 0` whatever it may. What the
+parts hold must level off, whatever the answers still have to say.
 """
 
 import argparse
 import asyncio
 import json
+import socket
 import ssl
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from bench.suite import ROOT, Running, memory_megabytes, suite
 
 CHUNKS = 60_000
 """Events of an answer, some 180 bytes each."""
+_READ_EVERY_S = 4.0
 
 
 @contextmanager
@@ -38,16 +40,25 @@ def _upstream() -> Iterator[int]:
             process.terminate()
 
 
-async def _client(running: Running, context: ssl.SSLContext, pause_s: float) -> int:
+async def _client(
+    running: Running, context: ssl.SSLContext, pause_us: int, begun: list[int]
+) -> int:
     """Read a stream slowly until cancelled; return at once when there is none."""
     url = urlsplit(running.url)
-    reader, writer = await asyncio.open_connection(url.hostname, url.port, ssl=context, limit=4096)
+    # A small window, as over a slow line: on loopback the kernel would swallow megabytes itself.
+    plain = socket.socket()
+    plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
+    plain.setblocking(False)  # noqa: FBT003 - the kernel's form
+    await asyncio.get_running_loop().sock_connect(plain, (url.hostname, url.port))
+    reader, writer = await asyncio.open_connection(
+        sock=plain, ssl=context, server_hostname=url.hostname, limit=4096
+    )
     body = json.dumps(
         {
             "model": "bench",
             "stream": True,
             "x-chunks": CHUNKS,
-            "x-pause-us": 0,
+            "x-pause-us": pause_us,
             "messages": [{"role": "user", "content": "Tell me of a loom."}],
         },
         separators=(",", ":"),
@@ -59,31 +70,36 @@ async def _client(running: Running, context: ssl.SSLContext, pause_s: float) -> 
     )
     writer.write((head + body).encode())
     status = int((await reader.readline()).split()[1])
+    begun.append(status)
     try:
-        while status == 200 and await reader.read(2048):  # noqa: PLR2004 - OK
-            await asyncio.sleep(pause_s)
+        while status == 200 and await reader.read(2048):  # noqa: ASYNC110, PLR2004 - the pace is the point
+            await asyncio.sleep(_READ_EVERY_S)
     finally:
         writer.transport.abort()
     return status
 
 
-async def _watch(running: Running, count: int, seconds: float, console: Console) -> None:
+async def _watch(
+    running: Running, options: argparse.Namespace, seconds: float, console: Console
+) -> None:
     context = ssl.create_default_context(cafile=str(running.ca))
+    count = options.clients
     names = {pid: name for name, pid in running.pids.items()}
     table = Table(title=f"Resident memory in MB, {count} slow clients")
     table.add_column("after")
-    for name in ("streams", *names.values()):
+    for name in ("streams", "begun", *names.values()):
         table.add_column(name, justify="right")
 
     def row(label: str, clients: list[asyncio.Task[int]]) -> None:
         alive = sum(not client.done() for client in clients)
         sizes = (f"{memory_megabytes(pid):.0f}" for pid in names)
-        table.add_row(label, str(alive), *sizes)
+        table.add_row(label, str(alive), str(begun.count(200)), *sizes)
 
+    begun: list[int] = []
     row("start", [])
     clients: list[asyncio.Task[int]] = []
     for number in range(count):
-        clients.append(asyncio.create_task(_client(running, context, 1.0)))
+        clients.append(asyncio.create_task(_client(running, context, options.pause_us, begun)))
         if number % 25 == 24:  # noqa: PLR2004 - connect in small groups
             await asyncio.sleep(0.1)
     started = time.monotonic()
@@ -104,6 +120,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.slow_clients", description=__doc__)
     parser.add_argument("--clients", type=int, default=500, help="streams at once (500)")
     parser.add_argument("--seconds", type=float, default=60.0, help="how long (60)")
+    parser.add_argument("--pause-us", type=int, default=200_000, help="between events (200,000)")
     parser.add_argument("--topology", default="separate", choices=["up", "separate"])
     options = parser.parse_args()
     console = Console(width=None if sys.stdout.isatty() else 120)
@@ -114,7 +131,7 @@ def main() -> None:
             "WEAVER_MODEL_ENDPOINT": f"http://127.0.0.1:{port}/v1",
         }
         with suite(options.topology, provider) as running:
-            asyncio.run(_watch(running, options.clients, options.seconds, console))
+            asyncio.run(_watch(running, options, options.seconds, console))
 
 
 if __name__ == "__main__":
