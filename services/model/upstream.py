@@ -20,6 +20,7 @@ from services.model.credential import NO_KEY, Credential, Header, bearer
 from services.model.failure import ProviderError, failed, timed_out
 
 _SLICE = 256 * 1024
+_READ_AHEAD = 16 * 1024
 _BROKEN = (httpx.HTTPError, aiohttp.ClientError, OSError)
 
 
@@ -229,6 +230,8 @@ def pooled_transport() -> AiohttpTransport:
         return aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, ssl=context, keepalive_timeout=55.0),
             cookie_jar=aiohttp.DummyCookieJar(),
+            # What each stream whose caller does not read holds here.
+            read_bufsize=_READ_AHEAD,
             auto_decompress=False,
             skip_auto_headers=("accept", "accept-encoding", "user-agent"),
         )
