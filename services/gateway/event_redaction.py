@@ -7,6 +7,7 @@ hide stays byte for byte.
 """
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Hashable, Iterator
 from typing import Any, Final
 
@@ -21,7 +22,7 @@ _UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _Event = dict[str, Any]
 
 
-class EventRedactor:
+class EventRedactor(ABC):
     """Redacts the events of one stream; a subclass knows a dialect.
 
     Args:
@@ -43,17 +44,17 @@ class EventRedactor:
             done = end.end()
         return b"".join([*pieces, body[done:]])
 
+    @abstractmethod
     def piece(self, event: _Event) -> tuple[Hashable, str] | None:
         """Return what text an event adds to, and the piece; None when it adds to none."""
-        raise NotImplementedError
 
+    @abstractmethod
     def with_piece(self, event: _Event, text: str) -> _Event:
         """Return an event with another piece of text."""
-        raise NotImplementedError
 
+    @abstractmethod
     def ended(self, event: _Event) -> Iterator[Hashable]:
         """Yield the texts that an event ends."""
-        raise NotImplementedError
 
     def passes(self, event: _Event) -> bool:
         """Whether an event holds nothing but what must not be changed, such as a signature."""

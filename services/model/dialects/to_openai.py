@@ -75,8 +75,8 @@ def _put(said: dict[str, Any], name: str, value: object) -> None:
 
 
 def _system(asked: Fields) -> Iterator[dict[str, Any]]:
-    if asked.has("system"):
-        yield {"role": "system", "content": _texts(asked, "system")}
+    if asked.has("system") and (content := _texts(asked, "system")):
+        yield {"role": "system", "content": content}
 
 
 def _texts(fields: Fields, name: str) -> str | list[dict[str, Any]]:
@@ -157,7 +157,8 @@ def _assistant(message: Fields) -> dict[str, Any]:
             block.told(kind)
         else:
             raise untranslatable(block.at("type"), f"`{kind[:64]}` has no counterpart in {OTHER}.")
-    said: dict[str, Any] = {"role": "assistant", "content": plain(parts) if parts else None}
+    silent = None if calls else ""
+    said: dict[str, Any] = {"role": "assistant", "content": plain(parts) if parts else silent}
     if calls:
         said["tool_calls"] = calls
     return said

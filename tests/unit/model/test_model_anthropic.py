@@ -277,3 +277,15 @@ def test_counts_that_cannot_be_true_are_not_believed() -> None:
     answer = whole(Canned(pieces=(body,)))
     assert answer.facts.usage is None
     assert answer.facts.answer_bytes > 0
+    silent = json.dumps(ANSWER | {"usage": None}).encode()
+    assert whole(Canned(pieces=(silent,))).facts.answer_bytes > 0
+
+
+def test_news_without_an_end_pass_at_once() -> None:
+    news = sse("message_delta", delta={"container": None}, usage={"output_tokens": 5})
+    final = sse("message_delta", delta={"stop_reason": "end_turn"})
+    chunks, error, facts = streamed(START, news, final, DONE)
+    assert error is None
+    assert [chunk.body for chunk in chunks] == [START, news, final + DONE]
+    assert facts.usage is not None
+    assert (facts.usage.output_tokens, facts.usage.estimated) == (5, True)

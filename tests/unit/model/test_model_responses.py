@@ -80,6 +80,8 @@ def test_an_incomplete_response_says_why() -> None:
     answer = run(provider(Wire(Canned(pieces=(json.dumps(body).encode(),)))).generate(call()))
     assert answer.facts.finish_reason == "max_output_tokens"
     assert (answer.facts.usage, answer.facts.answer_bytes) == (None, 2)
+    lying = json.dumps(body | {"usage": USAGE | {"output_tokens": -1}}).encode()
+    assert run(provider(Wire(Canned(pieces=(lying,)))).generate(call())).facts.usage is None
 
 
 @pytest.mark.parametrize(

@@ -75,6 +75,7 @@ def test_a_conversation_maps() -> None:
                     "tool_call_id": "b",
                     "content": [{"type": "text", "text": "x"}, {"type": "text", "text": "y"}],
                 },
+                {"role": "tool", "tool_call_id": "c", "content": ""},
                 {"role": "user", "content": "So?"},
             ],
             max_tokens=100,
@@ -142,6 +143,7 @@ def test_a_conversation_maps() -> None:
                         "tool_use_id": "b",
                         "content": [{"type": "text", "text": "x"}, {"type": "text", "text": "y"}],
                     },
+                    {"type": "tool_result", "tool_use_id": "c"},
                     {"type": "text", "text": "So?"},
                 ],
             },
@@ -207,6 +209,15 @@ def test_an_answer_is_given_a_limit_that_nobody_named() -> None:
         ({"response_format": {"type": "text"}}, "output_config", None),
         ({"parallel_tool_calls": False}, "tool_choice", None),
         ({"safety_identifier": "s", "user": "u"}, "metadata", {"user_id": "s"}),
+        (
+            {
+                "parallel_tool_calls": False,
+                "tool_choice": "none",
+                "tools": [{"type": "function", "function": {"name": "w"}}],
+            },
+            "tool_choice",
+            {"type": "none"},
+        ),
     ],
 )
 def test_small_things_map(fields: dict[str, Any], name: str, expected: object) -> None:
@@ -270,6 +281,10 @@ def part(**fields: Any) -> dict[str, Any]:
         (
             "messages[0].tool_calls[0].function.arguments",
             said("assistant", tool_calls=[tool_call("a", "[]")]),
+        ),
+        (
+            "messages[0].tool_calls[0].function.arguments",
+            said("assistant", tool_calls=[tool_call("a", "{")]),
         ),
         (
             "messages[0].tool_calls[0].type",

@@ -154,6 +154,30 @@ def test_what_makes_a_conversation_cheaper_is_left_out() -> None:
     assert set(found) == {"model", "max_completion_tokens", "messages"}
 
 
+def test_what_says_nothing_is_not_said() -> None:
+    thinking = {"type": "thinking", "thinking": "hm", "signature": "s"}
+    tool = {"type": "tool_use", "id": "a", "name": "w", "input": {}}
+    result = {"type": "tool_result", "tool_use_id": "a"}
+    turns = [*said(thinking, role="assistant"), *said(tool, role="assistant"), *said(result)]
+    found = request(system=[], messages=turns)["messages"]
+    assert [message["role"] for message in found] == [
+        "assistant",
+        "user",
+        "assistant",
+        "user",
+        "tool",
+    ]
+    assert [message["content"] for message in found] == ["", "Hello", None, "Hello", ""]
+
+
+def test_instructions_may_stand_between() -> None:
+    two = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
+    turns = [*HELLO, {"role": "assistant", "content": "Hi"}, {"role": "system", "content": two}]
+    found = request(messages=[*turns, *HELLO], system="Be brief.")["messages"]
+    assert found[0] == {"role": "system", "content": "Be brief."}
+    assert found[3] == {"role": "system", "content": two}
+
+
 def test_images_and_documents_map() -> None:
     blocks = [
         {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": PNG}},
@@ -256,6 +280,29 @@ IMAGE = {"type": "image", "source": {"type": "url", "url": "https://x.test/a.png
         ("messages[0].content[0].type", {"messages": said({"type": "x"}, role="assistant")}),
         ("messages[0].content[0].type", {"messages": said({"text": "x"})}),
         ("messages[0].content[0].source", {"messages": said({"type": "image"})}),
+        ("messages[0].content[0].source", {"messages": said({"type": "document"})}),
+        (
+            "messages[0].content[0].source.media_type",
+            {
+                "messages": said(
+                    {
+                        "type": "document",
+                        "source": {"type": "base64", "media_type": "text/html", "data": "AA=="},
+                    }
+                )
+            },
+        ),
+        (
+            "messages[0].content[0].source.content[0].type",
+            {
+                "messages": said(
+                    {
+                        "type": "document",
+                        "source": {"type": "content", "content": [{"type": "document"}]},
+                    }
+                )
+            },
+        ),
         (
             "messages[0].content[0].source.type",
             {"messages": said({"type": "image", "source": {"type": "file", "file_id": "f"}})},
@@ -454,7 +501,9 @@ def test_tools_that_are_numbered_badly_are_told_apart_by_their_ids(index: dict[s
     first = {"id": "a", "function": {"name": "w", "arguments": '{"x"'}} | index
     rest = {"function": {"arguments": ":1}"}} | index
     second = {"id": "b", "function": {"name": "w", "arguments": '{"x":2}'}} | index
-    events = [chunk(tool_calls=[first]), chunk(tool_calls=[rest, second]), chunk("tool_calls")]
+    silent = {"choices": [{"index": 0}]}
+    events = [chunk(tool_calls=[first]), silent, chunk(tool_calls=[rest, second])]
+    events.append(chunk("tool_calls"))
     message = message_of(streamed(ToOpenAI(), call(stream=True), events, FACTS))
     assert [(block["id"], block["input"]) for block in message["content"]] == [
         ("a", {"x": 1}),
@@ -468,6 +517,12 @@ def test_a_stream_begins_with_the_first_event_that_says_who_answers() -> None:
     body = streamed(ToOpenAI(), call(stream=True), [verdict, chunk(content="x")], FACTS)
     assert (message_of(body)["id"], message_of(body)["model"]) == ("chatcmpl-1", "gpt")
     assert message_of(streamed(ToOpenAI(), call(stream=True), [verdict], FACTS))["content"] == []
+
+
+def test_tools_without_arguments_have_an_empty_input() -> None:
+    calls = [fragment(index, id=f"id-{index}", name="now") for index in (0, 1)]
+    body = streamed(ToOpenAI(), call(stream=True), [chunk(tool_calls=calls)], FACTS)
+    assert [block["input"] for block in message_of(body)["content"]] == [{}, {}]
 
 
 def test_a_text_after_a_tool_is_not_lost() -> None:

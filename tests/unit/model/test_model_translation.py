@@ -55,6 +55,12 @@ def test_it_can_be_asked_in_both_dialects() -> None:
     }
 
 
+def test_a_provider_of_vectors_alone_is_asked_for_nothing_else() -> None:
+    provider = FakeProvider()
+    provider.dialects = frozenset({Dialect.OPENAI_EMBEDDINGS})
+    assert Translating(provider, LoopClock()).dialects == {Dialect.OPENAI_EMBEDDINGS}
+
+
 def test_an_answer_comes_back_in_the_clients_dialect() -> None:
     body = json.dumps(OPENAI_ANSWER).encode()
     asking, provider = translating(Answer(body, FACTS, headers=(("a", "b"),)))
@@ -118,11 +124,12 @@ def test_a_failure_without_words_stays_as_it_is() -> None:
 
 
 def test_a_long_refusal_is_left_to_the_gateways_words() -> None:
-    body = json.dumps({"error": {"message": "ü" * 450, "type": "x"}}).encode()
+    body = json.dumps({"error": {"message": "y" * 3020, "type": "x"}}).encode()
     asking, _ = translating(rejected(400, body))
     with pytest.raises(ProviderError) as caught:
         run(asking.generate(ASK))
-    assert len(caught.value.error.metadata.get("vendor_body", "")) <= 3072
+    assert "vendor_body" not in caught.value.error.metadata
+    assert caught.value.error.message == "y" * 500
 
 
 def test_a_stream_comes_back_in_the_clients_dialect() -> None:
