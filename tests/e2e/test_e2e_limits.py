@@ -456,3 +456,40 @@ async def test_a_limiter_that_is_away_is_no_error_of_whoami(
             return bool((await tenants.usage("slots", "concurrency"))["used"] == 0)
 
         await until(free, 5.0)
+
+
+async def test_a_slot_is_free_whoever_ends_the_call(start_suite: Any, tmp_path: Path) -> None:
+    """A log that does not answer, or a gateway that is told to stop; well before the slot ends."""
+    policy = tmp_path / "policy.yaml"
+    policy.write_text(POLICY)
+    more = {
+        "WEAVER_RATELIMIT_RESERVATION_MS": "600000",
+        "WEAVER_DRAIN_SECONDS": "2",
+        "WEAVER_AUDIT_TIMEOUT_MS": "300",
+    }
+    suite = start_suite("separate", environment(policy, **more))
+    tenants = Tenants(suite, policy)
+
+    async def free() -> bool:
+        with contextlib.suppress(AssertionError, httpx.HTTPError):
+            return bool((await tenants.usage("slots", "concurrency"))["used"] == 0)
+        return False
+
+    async with tenants.http("slots") as client:
+        os.kill(suite.pids["audit"], signal.SIGSTOP)
+        try:
+            answer = await client.post("/v1/chat/completions", json=chat(max_tokens=2))
+            assert answer.json()["error"]["code"] == "audit_unavailable"
+        finally:
+            os.kill(suite.pids["audit"], signal.SIGCONT)
+        await until(free, 5.0)
+        _, response = await opened(client)
+        pieces = response.aiter_bytes()
+        await anext(pieces)
+        assert not await free()
+        gateway = suite.pids["gateway"]
+        os.kill(gateway, signal.SIGTERM)
+        rest = b"".join([piece async for piece in pieces])
+        assert b'"error"' in rest
+        await until(free, 15.0)
+        assert suite.pids["gateway"] != gateway
