@@ -1,5 +1,6 @@
 """The settings of the audit service."""
 
+import os
 import re
 from pathlib import Path
 from typing import Annotated, Literal
@@ -316,6 +317,10 @@ class AuditSettings(CommonSettings):
             ("WEAVER_AUDIT_ED25519_KEY", self.ed25519_key),
             ("WEAVER_AUDIT_STORE_KEY", self.store_key),
         ):
-            if value is None or not value.get_secret_value().strip():
+            if value is not None and not value.get_secret_value().strip():
+                where = f"{name}_FILE" if f"{name}_FILE" in os.environ else name
+                msg = f"{where}: is empty; production needs a key of its own."
+                raise SettingsError(msg)
+            if value is None:
                 msg = f"{name}: production needs a key of its own; set it, or {name}_FILE."
                 raise SettingsError(msg)

@@ -183,6 +183,9 @@ def _secrets_from_files(kind: type[CommonSettings]) -> dict[str, str]:
             msg = f"{name}_FILE: cannot read {path}: {error.strerror}"
             raise SettingsError(msg) from None
         except UnicodeDecodeError:
-            msg = f"{name}_FILE: {path} holds no text; a key must be in PEM."
+            msg = (
+                f"{name}_FILE: {path} holds no text; a key must be in PEM "
+                f"(`openssl pkey -inform DER` turns DER into it)."
+            )
             raise SettingsError(msg) from None
     return values

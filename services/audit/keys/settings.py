@@ -90,6 +90,7 @@ def _source(  # noqa: PLR0913, PLR0917 - what belongs to a key
         production=settings.production,
         make=private.source == str(private.path),
         made=made,
+        variable=RSA_VARIABLE if algorithm == "RSA" else ED25519_VARIABLE,
     )
 
 

@@ -31,6 +31,7 @@ _MIN_BITS = 2048
 _MIN_BITS_PRODUCTION = 3072
 _PUBLIC_EXPONENT = 65537
 _LABEL = re.compile(r"-----BEGIN ([A-Z0-9 ]+)-----")
+_PATH = re.compile(rb"[\w.~/-]*/[\w./-]*", re.ASCII)
 _PRIVATE = re.compile(
     rb"-----BEGIN ((?:[A-Z0-9]+ )*PRIVATE KEY)-----.+?-----END \1-----", re.DOTALL
 )
@@ -91,7 +92,11 @@ def load_rsa(
         _refuse(source, "holds no RSA private key but one of another kind.")
     least = _MIN_BITS_PRODUCTION if production else _MIN_BITS
     if key.key_size < least:
-        _refuse(source, f"the RSA key has {key.key_size} bits; at least {least} are needed here.")
+        why = (
+            f"the RSA key has {key.key_size} bits; at least {least} are needed here. "
+            f"`weaver keys generate` makes one of {DEFAULT_RSA_BITS}."
+        )
+        _refuse(source, why)
     return key
 
 
@@ -119,12 +124,9 @@ def load_private(pem: bytes, source: str, passphrase: bytes | None = None) -> ob
     if b"OPENSSH" in block[1]:
         why = "holds a key in OpenSSH's format, not in PKCS#8; `ssh-keygen -p -m PKCS8` turns it."
         _refuse(source, why)
-    encrypted = b"ENCRYPTED" in block[0]
+    encrypted = is_encrypted(block[0])
     if encrypted and passphrase is None:
-        _refuse(
-            source,
-            "the key is encrypted, and no passphrase is set: …_PASSPHRASE or …_PASSPHRASE_FILE.",
-        )
+        _refuse(source, "the key is encrypted, and no passphrase is set.")
     try:
         return load_pem_private_key(block[0], password=passphrase if encrypted else None)
     except (ValueError, TypeError, UnsupportedAlgorithm):
@@ -134,6 +136,12 @@ def load_private(pem: bytes, source: str, passphrase: bytes | None = None) -> ob
             else "holds no private key in PEM: what stands between the markers is damaged."
         )
         _refuse(source, why)
+
+
+def is_encrypted(pem: bytes) -> bool:
+    """Say whether the private key of a PEM text needs a passphrase."""
+    block = _PRIVATE.search(pem)
+    return block is not None and b"ENCRYPTED" in block[0]
 
 
 def blocks(pem: bytes) -> Sequence[bytes]:
@@ -148,7 +156,10 @@ def check_pair(private: PrivateKey, public_pem: bytes, source: str) -> None:
         KeyProblem: it is not, or no public key.
     """
     if public_key(public_pem, source) != private.public_key():
-        _refuse(source, "is not the public half of the signing key.")
+        why = (
+            "is not the public half of the signing key; `openssl pkey -in KEY -pubout` makes that."
+        )
+        _refuse(source, why)
 
 
 def public_key(pem: bytes, source: str) -> PublicKey:
@@ -188,8 +199,12 @@ def private_pem(key: PrivateKey, passphrase: bytes | None = None) -> bytes:
 
 def _why_not_private(pem: bytes) -> str:
     label = _LABEL.search(pem.decode("ascii", errors="replace"))
+    if not pem.strip():
+        return "is empty; a private key in PEM is wanted here."
+    if label is None and _PATH.fullmatch(pem.strip()):
+        return "holds what looks like a path and no key; the variable for paths ends in _FILE."
     if label is None:
-        return "holds no private key: it is not PEM."
+        return "holds no private key: it is not PEM. `openssl pkey -inform DER` turns DER into it."
     if label[1].endswith("PRIVATE KEY"):
         return "holds no whole private key: the PEM text breaks off."
     what = label[1].lower()

@@ -19,6 +19,7 @@ from services.audit.keys.signers import (
     Signer,
     blocks,
     check_pair,
+    is_encrypted,
     load_ed25519,
     load_private,
     load_rsa,
@@ -91,6 +92,7 @@ class KeySource:
         production: whether a shorter key is refused.
         make: whether to make the key when its file is not there.
         made: what to state of a key that is made here.
+        variable: what its variables begin with, for advice.
     """
 
     algorithm: Algorithm
@@ -102,6 +104,7 @@ class KeySource:
     production: bool = False
     make: bool = False
     made: Provenance = NOTHING_STATED
+    variable: str = ""
 
     @property
     def changeable(self) -> bool:
@@ -119,17 +122,27 @@ class KeySource:
             state.update(b"-" if data is None else sha256(data).digest())
         return state.digest()
 
-    def load(self) -> LoadedKey:
+    def load(self, *, start: bool = True) -> LoadedKey:
         """Return the key, checked.
+
+        Args:
+            start: whether a key may be made; of a service that runs, a file that is gone is a
+                mistake, and no wish for another key.
 
         Raises:
             KeyProblem: it cannot be used; the message names the variable or file.
         """
-        if self.make and self.private.path is not None:
+        if start and self.make and self.private.path is not None:
             make_missing(self.private.path, self.algorithm, self.made)
         pem = self.private.read() or b""
         passphrase = self._passphrase()
         source = self.private.source
+        if passphrase is None and self.variable and is_encrypted(pem):
+            msg = (
+                f"{source}: the key is encrypted, and no passphrase is set: set "
+                f"{self.variable}_PASSPHRASE or {self.variable}_PASSPHRASE_FILE."
+            )
+            raise KeyProblem(msg)
         key: PrivateKey
         weak = False
         if self.algorithm == "RSA":

@@ -71,13 +71,16 @@ class SigningKeys:
         """Every key that ever signed or is about to."""
         return [*self.archive.verifiers, *(key.signer.verifier for key in self._loaded)]
 
-    def load(self) -> Sequence[LoadedKey]:
+    def load(self, *, start: bool = True) -> Sequence[LoadedKey]:
         """Load the keys and check that they may sign here; blocks.
+
+        Args:
+            start: whether development's missing keys are made.
 
         Raises:
             KeyProblem: one cannot be used; the message names the variable.
         """
-        self._loaded = [source.load() for source in self._sources]
+        self._loaded = [source.load(start=start) for source in self._sources]
         for key in self._loaded:
             verifier = key.signer.verifier
             if self._settings.production:
@@ -123,7 +126,7 @@ class SigningKeys:
         await self._rotation.complete(log, events)
         self._watch = KeyWatch(
             sources=[source for source in self._sources if source.changeable],
-            load=self.load,
+            load=lambda: self.load(start=False),
             take=take,
             finish=lambda: self._rotation.complete(log, events),
             observer=self._observer,

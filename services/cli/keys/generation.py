@@ -12,6 +12,7 @@ from services.audit.keys.files import (
     write_private,
     write_public,
 )
+from services.audit.keys.settings import ED25519_VARIABLE
 from services.audit.keys.signers import (
     DEFAULT_RSA_BITS,
     RSA_SIZES,
@@ -81,6 +82,11 @@ def generate_command(  # noqa: PLR0913, PLR0917 - each is an option
         write_public(where / RSA_PUBLIC_FILE, made[RSA_FILE])
     except KeyProblem as error:
         usage(str(error))
+    if passphrases.get("RSA") and not passphrases.get("Ed25519"):
+        sys.stderr.write(
+            f"warning: {where / ED25519_FILE} is not encrypted; its passphrase is "
+            f"{ED25519_VARIABLE}_PASSPHRASE or {ED25519_VARIABLE}_PASSPHRASE_FILE\n"
+        )
     if as_json:
         keys = [
             {

@@ -57,8 +57,9 @@ def test_a_key_that_is_too_weak_is_refused() -> None:
 @pytest.mark.parametrize(
     ("pem", "sentence"),
     [
-        (b"", "not PEM"),
+        (b"", "is empty"),
         (b"nonsense", "not PEM"),
+        (b"/run/secrets/signing-key.pem", "looks like a path"),
         (b"\xff\x00", "not PEM"),
         (EC, "of another kind"),
         (ED25519, "of another kind"),
@@ -87,6 +88,27 @@ def test_an_encrypted_key_needs_its_passphrase() -> None:
     opened = keys.load_ed25519(encrypted, "VARIABLE", passphrase=b"open sesame")
     assert opened.public_key() == key.public_key()
     assert keys.load_ed25519(ED25519, "VARIABLE", passphrase=b"not needed")
+
+
+@pytest.mark.parametrize("name", [NAME, "WEAVER_AUDIT_ED25519_KEY"])
+def test_a_locked_key_names_the_variable_of_its_passphrase(tmp_path: Path, name: str) -> None:
+    key = keys.generate_rsa(2048) if name == NAME else keys.generate_ed25519()
+    with pytest.MonkeyPatch.context() as patch:
+        locked = file_of(tmp_path / "key.pem", keys.private_pem(key, b"sesame"))
+        patch.setenv(f"{name}_FILE", locked)
+        found = sources(load(AuditSettings), made_time="")[name != NAME]
+        with pytest.raises(KeyProblem, match=f"{name}_FILE: .* set {name}_PASSPHRASE or "):
+            found.load()
+
+
+def test_an_empty_key_file_is_not_taken_for_a_variable_that_is_not_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ENVIRONMENT", "production")
+    monkeypatch.setenv("WEAVER_TLS_DIR", str(tmp_path))
+    monkeypatch.setenv(f"{NAME}_FILE", file_of(tmp_path / "empty.pem", b"\n"))
+    with pytest.raises(SettingsError, match=f"^{NAME}_FILE: is empty"):
+        load(AuditSettings)
 
 
 def test_a_key_that_openssl_encrypted_is_opened(tmp_path: Path) -> None:
@@ -255,7 +277,7 @@ def test_a_key_comes_from_a_variable_a_file_or_a_mounted_secret(tmp_path: Path) 
     ("environment", "sentence"),
     [
         ({NAME: "nonsense"}, f"{NAME}: .* not PEM"),
-        ({NAME: ""}, f"{NAME}: .* not PEM"),
+        ({NAME: ""}, f"{NAME}: is empty"),
         ({NAME: PUBLIC.decode()}, f"{NAME}: .* public key"),
         ({f"{NAME}_PREVIOUS": "nonsense"}, f"{NAME}_PREVIOUS: .* not PEM"),
         ({f"{NAME}_PREVIOUS": ED25519.decode()}, f"{NAME}_PREVIOUS: holds no RSA"),

@@ -22,7 +22,7 @@ from services.audit.verification.remote import parse_listing
 from services.audit.verification.report import Report
 from services.audit.verification.verifier import verify
 from services.common.settings import SettingsError
-from tests.fakes.auditlog import RunningLog, quick_keys, record
+from tests.fakes.auditlog import RunningLog, quick_keys, record, settings_in
 from tests.fakes.keyring import DAY_0, Keyring, MovedClock, running, until
 from weaver.audit.v1 import audit_service_pb2 as pb
 
@@ -235,6 +235,23 @@ async def test_a_bad_new_key_leaves_the_old_one_signing_and_says_so(
         await until(lambda: archive_of(log.log).keys[-1].endorsement)
         assert log.component.health.snapshot()["key_rotation"][0] is True
     assert verified(log.log).findings == []
+
+
+async def test_a_key_that_vanishes_in_development_is_not_made_anew(
+    tmp_path: Path, clock: MovedClock
+) -> None:
+    """A file that is gone while the service runs is a mistake, and no wish for another key."""
+    made = {"signing_key": None, "ed25519_key": None, "key_poll_seconds": 0.05}
+    async with running(tmp_path, clock, **made) as log:
+        before = archive_of(log.log)
+        path = settings_in(tmp_path).keys_path / keyfiles.RSA_FILE
+        aside = path.rename(path.with_name("aside.pem"))
+        await until(lambda: sample(log, "audit_key_refused") == 1)
+        assert not path.exists()
+        assert archive_of(log.log).keys == before.keys
+        aside.rename(path)
+        await until(lambda: sample(log, "audit_key_refused") == 0)
+        assert archive_of(log.log).keys == before.keys
 
 
 async def test_a_hangup_is_judged_at_once(tmp_path: Path, ring: Keyring, clock: MovedClock) -> None:

@@ -89,6 +89,15 @@ def test_generate_never_overwrites_and_says_so(where: Path) -> None:
     assert run("generate", "--bits", 1024).exit_code == 2
 
 
+def test_a_key_that_stays_unlocked_beside_a_locked_one_is_said(
+    state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WEAVER_TELEMETRY_SIGNING_KEY_PASSPHRASE", "sesame")
+    result = run("generate", "--bits", "2048")
+    assert "audit_ed25519_key.pem is not encrypted" in result.stderr
+    assert "WEAVER_AUDIT_ED25519_KEY_PASSPHRASE" in result.stderr
+
+
 def test_a_passphrase_that_is_set_locks_what_is_made(
     state: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
