@@ -36,6 +36,7 @@ import msgspec
 from services.audit.tiles import sync_directory
 
 _SEGMENT_MAGIC = b"WEAVWAL2"
+_SEGMENT_FAMILY = b"WEAVWAL"
 _FRAME_MAGIC = b"\xf5WF1"
 _SEGMENT_HEADER = Struct(">8sQQII")
 _FRAME_HEADER = Struct(">4sIQQI")
@@ -257,8 +258,7 @@ class WriteAheadLog:
                 if path == paths[-1] and path.stat().st_size <= _SEGMENT_HEADER.size:
                     path.unlink()  # The start broke off here; nothing was written behind it.
                     continue
-                msg = f"{path} has no intact header"
-                raise DamagedWAL(msg)
+                raise DamagedWAL(_why_unreadable(path))
             if segments and number != segments[-1].number + 1:
                 self._stale += [segment.path for segment in segments]
                 segments.clear()
@@ -309,3 +309,17 @@ def _write_all(descriptor: int, data: bytes, offset: int) -> None:
             raise OSError(errno.EIO, "the disk took nothing")
         view = view[written:]
         offset += written
+
+
+def _why_unreadable(path: Path) -> str:
+    """Say what is wrong with a segment whose header does not check out."""
+    with path.open("rb") as file:
+        magic = file.read(len(_SEGMENT_MAGIC))
+    if magic == _SEGMENT_MAGIC or not magic.startswith(_SEGMENT_FAMILY):
+        return f"{path} has no intact header"
+    return (
+        f"{path} holds records that another version of Weaver wrote ({magic.decode('latin-1')!r}, "
+        f"here {_SEGMENT_MAGIC.decode()!r}). Start that version on this log once more and end it "
+        f"with SIGTERM, which leaves nothing behind in the write-ahead log; then start this one. "
+        f"Nothing was changed."
+    )

@@ -32,10 +32,12 @@ class Rotations:
     def take(self, index: int, entry: bytes) -> None:
         """Read the record of a rotation."""
         attributes = msgspec.json.decode(entry, type=_Rotation).attributes
+        # The first logs had no records of a rotation, only of a key that came or went.
+        early = attributes.get("fingerprint", "")
         if attributes.get("action") in {"added", "rotated"}:
-            self._announced[index] = attributes.get("new_fingerprint", "")
+            self._announced[index] = attributes.get("new_fingerprint") or early
         if attributes.get("action") in {"retired", "rotated"}:
-            self._retired[index] = attributes.get("old_fingerprint", "")
+            self._retired[index] = attributes.get("old_fingerprint") or early
 
     def compare(self, keys: Keys, *, whole: bool, newest_time: str = "") -> None:
         """Report entries of the archive that the log does not bear out.

@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 from services.audit.checkpoint import parse_signed_checkpoint
 from services.audit.keys import files as keyfiles
 from services.audit.keys import signers as keys
-from services.audit.keys.archive import DAY_S, KeyArchive, load_archive
+from services.audit.keys.archive import DAY_S, ArchivedKey, KeyArchive, load_archive
+from services.audit.keys.rotations import Rotations
 from services.audit.keys.signatures import Keys, load_keys, outside_validity
 from services.audit.keys.signers import Signer
 from services.audit.keys.succession import endorsements, follow
@@ -25,6 +26,20 @@ from services.audit.verification.verifier import verify
 from services.cli import audit
 from tests.fakes.auditlog import record
 from tests.fakes.keyring import DAY_0, Keyring, MovedClock, running, until
+
+
+def test_keys_that_the_first_logs_announced_are_known_by_their_fingerprint() -> None:
+    """Their records said `fingerprint`, as a key came or went and none took another's place."""
+    report = Report(size=2)
+    rotations = Rotations(report)
+    rotations.take(0, b'{"attributes":{"action":"added","fingerprint":"aa"}}')
+    rotations.take(1, b'{"attributes":{"action":"retired","fingerprint":"aa"}}')
+    term = ArchivedKey("", "RSA", "aa", "", "2026-01-01T00:00:00Z", start_record=0, end_record=1)
+    rotations.compare(Keys(KeyArchive("log", [term])), whole=True)
+    assert report.findings == []
+    rotations.take(1, b'{"attributes":{"action":"retired","fingerprint":"bb"}}')
+    rotations.compare(Keys(KeyArchive("log", [term])), whole=True)
+    assert [finding.kind for finding in report.findings] == ["wrongly signed"]
 
 
 class Rotated:

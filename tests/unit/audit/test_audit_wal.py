@@ -298,6 +298,21 @@ def test_a_segment_with_a_damaged_header_is_refused(tmp_path: Path) -> None:
         replayed(tmp_path)
 
 
+@pytest.mark.parametrize("magic", [b"WEAVWAL1", b"WEAVWAL9"])
+def test_records_of_another_version_are_left_alone_with_advice(
+    tmp_path: Path, magic: bytes
+) -> None:
+    wal = opened(tmp_path)
+    wal.commit([items(0, 2)])
+    wal.close()
+    (path,) = segments(tmp_path)
+    path.write_bytes(magic + path.read_bytes()[8:])
+    before = path.read_bytes()
+    with pytest.raises(DamagedWAL, match=r"another version.*Start that version.*SIGTERM"):
+        replayed(tmp_path)
+    assert path.read_bytes() == before
+
+
 def test_a_frame_within_an_entry_is_not_taken_for_one(tmp_path: Path) -> None:
     inner = encode_frame(7, 7, [(b"inner", None)], 0)
     wal = opened(tmp_path)
