@@ -47,10 +47,17 @@ def _values(settings: CommonSettings) -> dict[str, str]:
 
 def _defaults(settings: CommonSettings) -> dict[str, str]:
     return {
-        str(field.validation_alias): _text(field.get_default(call_default_factory=True))
-        for field in type(settings).model_fields.values()
+        str(field.validation_alias): _text(
+            _like(getattr(settings, name), field.get_default(call_default_factory=True))
+        )
+        for name, field in type(settings).model_fields.items()
         if not isinstance(field.default, SecretStr) and not field.is_required()
     }
+
+
+def _like(value: object, default: object) -> object:
+    """Return a default as validation makes it: 30 days are 30.0 where days are fractional."""
+    return float(default) if isinstance(value, float) and isinstance(default, int) else default
 
 
 def _text(value: object) -> str:

@@ -30,6 +30,12 @@ def test_a_change_shows_by_its_name_and_not_by_its_value() -> None:
     assert "audit-eu-7" not in str(after)
 
 
+def test_what_nobody_set_is_no_change() -> None:
+    unset = {name for name in said()["settings"].split() if "GRACE" in name}
+    assert unset == set()
+    assert "WEAVER_TELEMETRY_KEY_GRACE_DAYS=" in said(key_grace_days=31)["settings"]
+
+
 def test_secrets_are_left_out_altogether() -> None:
     gateway, bare = load(GatewaySettings, allowed_api_keys=SECRET), load(AuditSettings)
     other = load(GatewaySettings, allowed_api_keys=SECRET[::-1])
