@@ -395,8 +395,41 @@ async def test_the_store_may_go_while_clients_call(
             finally:
                 os.kill(pid, signal.SIGCONT)
         await until(whole, 10.0)
+    async with shared.http("default", "root", "admin") as client:
+        found = await client.get("/v1/audit/records", params={"type": "degraded_entered"})
+        records = [one["record"] for one in found.json()["records"]]
+        assert any(one["attributes"].get("dependency") == "store" for one in records), records
     assert {status for status, _ in load} == {200}
     assert max(took for _, took in load) < 3.0
+
+
+async def test_a_store_that_is_needed_is_missed_at_once(start_suite: Any, tmp_path: Path) -> None:
+    """The declared policy `deny`: 503 with when to come back, and never a 500."""
+    policy = tmp_path / "policy.yaml"
+    policy.write_text(POLICY)
+    more = {"WEAVER_RATELIMIT_ON_STORE_FAILURE": "deny"}
+    suite = start_suite("up", environment(policy, **more))
+    tenants = Tenants(suite, policy)
+    async with tenants.http("plain") as client:
+        os.kill(suite.pids["valkey"], signal.SIGSTOP)
+        try:
+            for _ in range(3):
+                start = time.monotonic()
+                answer = await client.post("/v1/chat/completions", json=chat(max_tokens=2))
+                assert answer.status_code == 503
+                assert answer.json()["error"]["code"] == "ratelimit_unavailable"
+                assert answer.headers["retry-after"] == "1"
+                assert time.monotonic() - start < 1.5
+            me = await client.get("/v1/whoami")
+            assert (me.status_code, me.json()["usage"]["available"]) == (200, False)
+        finally:
+            os.kill(suite.pids["valkey"], signal.SIGCONT)
+
+        async def whole() -> bool:
+            answer = await client.post("/v1/chat/completions", json=chat(max_tokens=2))
+            return answer.status_code == 200
+
+        await until(whole, 3.0)
 
 
 async def test_a_dead_gateway_gives_its_slots_back_in_time(
