@@ -4,8 +4,10 @@ Requests are translated before they leave, answers and errors as they come back.
 that the provider speaks itself passes through untouched.
 """
 
+import asyncio
 import json
-from collections.abc import Awaitable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from functools import partial
 from typing import Any, TypeVar
 
 import msgspec
@@ -25,6 +27,8 @@ ESTIMATED = "x-weaver-estimated"
 _LONGEST_LEFT_OUT = 512
 _BETA = "anthropic-beta"
 _VENDOR_BODY = "vendor_body"
+_AT_ONCE = 256 * 1024
+_Result = TypeVar("_Result")
 _Answered = TypeVar("_Answered", Answer, Stream)
 _TRANSLATORS: Mapping[Dialect, Translator] = {
     Dialect.ANTHROPIC_MESSAGES: ToOpenAI(),
@@ -71,10 +75,11 @@ class Translating:
 
     async def _translated(self, call: Call) -> Answer:
         translator = self._through[call.dialect]
-        asked = self._asked(translator, call)
+        asked = await _away(len(call.body), partial(_asked, translator, call, self._now()))
         answer = await _asking(translator, self._provider.generate(_own(translator, asked)))
         try:
-            body = msgspec.json.encode(translator.answer(answer.body, answer.facts, asked))
+            work = partial(translator.answer, answer.body, answer.facts, asked)
+            body = await _away(len(answer.body), lambda: msgspec.json.encode(work()))
         except UNREADABLE:
             msg = "The provider's answer is not the JSON of an answer."
             raise failed(msg) from None
@@ -83,7 +88,7 @@ class Translating:
 
     async def _translated_stream(self, call: Call) -> Stream:
         translator = self._through[call.dialect]
-        asked = self._asked(translator, call)
+        asked = await _away(len(call.body), partial(_asked, translator, call, self._now()))
         stream = await _asking(translator, self._provider.open(_own(translator, asked)))
         return TranslatedStream(stream, translator.events(asked), _left_out(asked))
 
@@ -95,15 +100,8 @@ class Translating:
             body, Facts(call.model, usage=Usage()), headers=((ESTIMATED, "input_tokens"),)
         )
 
-    def _asked(self, translator: Translator, call: Call) -> Asked:
-        left_out: set[str] = set()
-        try:
-            body = msgspec.json.encode(translator.request(call, left_out))
-        except UNREADABLE:
-            raise untranslatable("body", "must be the JSON of an object.") from None
-        if any(name == _BETA for name, _ in call.headers):
-            left_out.add(_BETA)
-        return Asked(call, body, frozenset(left_out), int(self._clock.time()))
+    def _now(self) -> int:
+        return int(self._clock.time())
 
 
 class TranslatedStream:
@@ -148,6 +146,11 @@ class TranslatedStream:
         await self._stream.aclose()
 
 
+async def _away(size: int, work: Callable[[], _Result]) -> _Result:
+    """Work on a body, off the event loop where it could take longer than a moment."""
+    return work() if size <= _AT_ONCE else await asyncio.to_thread(work)
+
+
 async def _asking(translator: Translator, asking: Awaitable[_Answered]) -> _Answered:
     """Wait for an answer; tell a refusal in the client's dialect."""
     try:
@@ -160,6 +163,17 @@ async def _asking(translator: Translator, asking: Awaitable[_Answered]) -> _Answ
                 metadata[_VENDOR_BODY] = retold
         failure.error.metadata = metadata
         raise
+
+
+def _asked(translator: Translator, call: Call, created: int) -> Asked:
+    left_out: set[str] = set()
+    try:
+        body = msgspec.json.encode(translator.request(call, left_out))
+    except UNREADABLE:
+        raise untranslatable("body", "must be the JSON of an object.") from None
+    if any(name == _BETA for name, _ in call.headers):
+        left_out.add(_BETA)
+    return Asked(call, body, frozenset(left_out), created)
 
 
 def _own(translator: Translator, asked: Asked) -> Call:

@@ -1,5 +1,6 @@
 """A provider that is asked in another dialect than its own."""
 
+import asyncio
 import json
 from collections.abc import Callable
 from functools import partial
@@ -75,6 +76,27 @@ def test_an_answer_comes_back_in_the_clients_dialect() -> None:
         Dialect.OPENAI_CHAT,
         10,
     )
+
+
+@pytest.mark.parametrize(("letters", "expected"), [(1000, 0), (400_000, 2)])
+def test_what_is_large_is_translated_beside_the_event_loop(
+    letters: int, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    away = []
+
+    async def to_thread(work: Callable[[], object]) -> object:
+        away.append(work)
+        return work()
+
+    monkeypatch.setattr(asyncio, "to_thread", to_thread)
+    text = "x" * letters
+    message = {"choices": [{"message": {"content": text}, "finish_reason": "stop"}]}
+    asking, provider = translating(Answer(json.dumps(message).encode(), FACTS))
+    messages = [{"role": "user", "content": text}]
+    answer = run(asking.generate(asked(BODY | {"messages": messages}, Dialect.ANTHROPIC_MESSAGES)))
+    assert json.loads(answer.body)["content"][0]["text"] == text
+    assert json.loads(provider.calls[0].body)["messages"] == messages
+    assert len(away) == expected
 
 
 @pytest.mark.parametrize("body", [b"{", b"[]", b'{"choices":[]}', b'{"choices":3}'])
