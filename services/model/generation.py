@@ -17,7 +17,7 @@ from services.common.errors import (
     ResourceExhausted,
     WeaverError,
 )
-from services.model import splice
+from services.model import capability, splice
 from services.model.call import Answer, Call, Chunk, Generation, Headers
 from services.model.failure import ProviderError, crowded, resting, worse
 from services.model.gate import GateFullError
@@ -81,6 +81,8 @@ class Generator:
 
     async def _answered(self, call: Call, trial: Trial, act: _Act[_Result]) -> _Result:
         route = self.routes.find(call.model)
+        if route.capabilities:
+            capability.check(call.body, call.dialect, route.capabilities)
         route.budget.earn()
         end_s = self._end_s(call.timeout_s, route.total_s)
         try:

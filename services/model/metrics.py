@@ -128,7 +128,8 @@ class ProviderMetrics:
     def tokens(self, provider: str, model: str, usage: Usage, cost_micros: int) -> None:
         """Count what a call used, and what it cost."""
         children = self._of(provider, model)
-        children.cost.inc(cost_micros)
+        if cost_micros:
+            children.cost.inc(cost_micros)
         children.input_tokens.inc(usage.input_tokens)
         children.output_tokens.inc(usage.output_tokens)
 

@@ -51,7 +51,7 @@ class Route(msgspec.Struct, frozen=True):
         max_output_tokens: the longest answer; 0 when not known.
         created: when it was declared, in Unix seconds; 0 when not known.
         roles: of which a caller must have one; empty for everybody.
-        capabilities: what it can do; empty when not known.
+        capabilities: what it can do, to which requests are held; empty when not known.
         retries: when its targets are tried again; None for the deployment's rule.
         total_s: the longest that a call may take, a stream too; None for the caller's deadline.
         budget: what is left for trying again.
@@ -114,9 +114,9 @@ class Route(msgspec.Struct, frozen=True):
         Raises:
             Unimplemented: none speaks it.
         """
+        if len(self.targets) == 1 and dialect in self.targets[0].provider.dialects:
+            return self.targets
         targets = self.targets_for(dialect)
-        if len(targets) == 1:
-            return targets
         ready: list[Target] = []
         others: list[Target] = []
         for target in _shuffled(targets, draw):
