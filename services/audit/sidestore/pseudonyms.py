@@ -78,16 +78,20 @@ class Pseudonyms:
     Args:
         path: the database; made `0600` when it is missing.
         vault: seals the rows.
+        readonly: whether to leave the file as it is, which a service may be writing.
 
     Raises:
         sqlite3.DatabaseError: the file is damaged.
     """
 
-    def __init__(self, path: Path, vault: Vault) -> None:
+    def __init__(self, path: Path, vault: Vault, *, readonly: bool = False) -> None:
         """See the class."""
         self._vault = vault
         self._lock = threading.Lock()
         self._cache: dict[tuple[str, str, str], Caller] = {}
+        if readonly:
+            self._database = _reading(path)
+            return
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         self._database = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
         try:
@@ -231,3 +235,14 @@ class Pseudonyms:
 
     def _subject(self, identity: Identity) -> bytes:
         return self._vault.digest(msgspec.msgpack.encode(("subject", identity.subject)))
+
+
+def _reading(path: Path) -> sqlite3.Connection:
+    """Open a database to read it, so that no file comes to be beside it.
+
+    Raises:
+        sqlite3.Error: it cannot be read.
+    """
+    log = path.with_name(f"{path.name}-wal")
+    how = "mode=ro" if log.exists() else "mode=ro&immutable=1"
+    return sqlite3.connect(f"{path.absolute().as_uri()}?{how}", uri=True, check_same_thread=False)

@@ -20,8 +20,8 @@ from services.audit.sidestore.vault import load_or_make_key, parse_key
 from services.common.errors import Unavailable
 from services.common.health import Health
 
-_NAME = "WEAVER_AUDIT_STORE_KEY"
-_KEY_FILE = "audit-store.key"
+KEY_VARIABLE = "WEAVER_AUDIT_STORE_KEY"
+KEY_FILE = "audit-store.key"
 _STARTS = 500
 
 _log = structlog.get_logger()
@@ -36,14 +36,15 @@ def open_side_store(settings: AuditSettings, layout: Layout) -> SideStore:
         OSError: the disk refuses.
     """
     if settings.store_key_file is not None:
-        check_file(settings.store_key_file, f"{_NAME}_FILE")
+        check_file(settings.store_key_file, f"{KEY_VARIABLE}_FILE")
     if settings.store_key is None:
-        key = load_or_make_key(settings.keys_path / _KEY_FILE)
+        key = load_or_make_key(settings.keys_path / KEY_FILE)
     else:
-        key = parse_key(settings.store_key.get_secret_value(), _NAME)
+        key = parse_key(settings.store_key.get_secret_value(), KEY_VARIABLE)
     previous = None
     if settings.store_key_previous is not None:
-        previous = parse_key(settings.store_key_previous.get_secret_value(), f"{_NAME}_PREVIOUS")
+        text = settings.store_key_previous.get_secret_value()
+        previous = parse_key(text, f"{KEY_VARIABLE}_PREVIOUS")
     return SideStore(layout.side_store, settings.log_origin, key, previous)
 
 

@@ -19,6 +19,7 @@ from services.cli.audit.filters import (
     UntilOption,
     filter_of,
 )
+from services.cli.audit.names import resolved
 from services.cli.audit.options import PlaceOption, progress_bar, usage
 from services.cli.audit.places import CAFile, reading
 
@@ -46,6 +47,7 @@ def export_command(  # noqa: PLR0913, PLR0917 - each is an option
     wanted = filter_of(request_id, tenant, subject, event_type, since, until)
     with reading(log, ca) as offline, progress_bar(enabled=True, doing="exporting") as progress:
         try:
+            wanted = resolved(wanted, log, offline)
             manifest = export(offline, wanted, output, progress)
         except OSError as error:
             usage(f"cannot write {error.filename or output}: {error.strerror}")

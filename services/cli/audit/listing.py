@@ -17,6 +17,7 @@ from services.cli.audit.filters import (
     UntilOption,
     filter_of,
 )
+from services.cli.audit.names import resolved
 from services.cli.audit.options import AsJSON, PlaceOption, console
 from services.cli.audit.places import CAFile, reading
 
@@ -41,6 +42,7 @@ def list_command(  # noqa: PLR0913, PLR0917 - each is an option
     """List records, newest first."""
     wanted = filter_of(request_id, tenant, subject, event_type, since, until)
     with reading(log, ca) as offline:
+        wanted = resolved(wanted, log, offline)
         found = offline.page(wanted, limit=limit, token=page, ascending=ascending)
     if as_json:
         for index, entry in found.records:

@@ -15,7 +15,8 @@ from services.audit.checkpoint import parse_signed_checkpoint
 from services.audit.keys.files import ED25519_FILE, RSA_FILE, RSA_PUBLIC_FILE
 from services.audit.keys.signers import generate_rsa, private_pem
 from services.cli import audit, keys
-from tests.fakes.auditlog import intent, outcome, record, running_log
+from tests.fakes.auditlog import files_of, intent, outcome, record, running_log
+from weaver.audit.v1 import audit_service_pb2
 
 
 def run(app: Typer, *arguments: object) -> Result:
@@ -125,6 +126,33 @@ def test_list_filters(log: Path) -> None:
     assert listed("--request-id", "request-4") == [6]
     assert listed("--subject", "subject-0") == [5]
     assert listed("--since", "2023-11-14T22:13:22Z", "--until", "2023-11-14T23:13:23+01:00") == [4]
+
+
+@pytest.mark.parametrize("while_it_runs", [True, False])
+async def test_list_finds_people_by_name_under_their_pseudonyms(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, while_it_runs: bool
+) -> None:
+    monkeypatch.setenv("WEAVER_STATE_DIR", str(tmp_path))
+    monkeypatch.delenv("WEAVER_AUDIT_PATH", raising=False)
+
+    def listed() -> Result:
+        return run(audit.app, "list", "--json", "--subject", "subject-0")
+
+    async with running_log(tmp_path, principal="pseudonym") as running:
+        await running.append([intent(1), outcome(2, of=1), intent(3)])
+        await running.stub.GetReceipt(audit_service_pb2.GetReceiptRequest(index=5))
+        during = listed()
+    before = files_of(running.log.parent)
+    after = listed()
+    result = during if while_it_runs else after
+    assert [json.loads(line)["index"] for line in result.stdout.splitlines()] == [5]
+    assert "subject-0" not in result.stdout
+    assert files_of(running.log.parent) == before
+    # Who has not the side store's key finds nobody by name, and is told.
+    monkeypatch.setenv("WEAVER_AUDIT_STORE_KEY", "0" * 64)
+    result = listed()
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert "WEAVER_AUDIT_STORE_KEY" in result.stderr
 
 
 def test_show_prints_a_record(log: Path) -> None:
