@@ -77,7 +77,13 @@ class OpenAI:
 
     def _path(self, call: Call) -> str:
         path = _PATHS[call.dialect]
-        return path if self._prefix is None else self._prefix(call.model) + path
+        if self._prefix is None:
+            return path
+        prefix = self._prefix(call.model)
+        if call.dialect is Dialect.OPENAI_RESPONSES:
+            # Azure serves them beside its deployments, and finds the model in the body.
+            prefix = prefix.partition("/deployments/")[0]
+        return prefix + path
 
 
 def _request_headers(call: Call) -> Headers:

@@ -74,6 +74,14 @@ def test_a_whole_response_passes_byte_for_byte() -> None:
     assert answer.facts == Facts("m-1", "completed", Usage(3, 5, 1, 0, 2))
 
 
+def test_azure_serves_them_beside_its_deployments() -> None:
+    wire = Wire(Canned(pieces=(json.dumps(RESPONSE).encode(),)))
+    endpoint = Endpoint(wire, "https://a.test", (), Limits(), query="api-version=1")
+    azure = OpenAI(endpoint, LoopClock(), prefix=lambda model: f"/openai/deployments/{model}")
+    run(azure.generate(call()))
+    assert str(wire.requests[0].url) == "https://a.test/openai/responses?api-version=1"
+
+
 def test_an_incomplete_response_says_why() -> None:
     details = {"reason": "max_output_tokens"}
     body = RESPONSE | {"status": "incomplete", "incomplete_details": details, "usage": None}
