@@ -45,6 +45,7 @@ LONGEST_PAUSE_S: Final = 2.0
 MOST_OWED: Final = 16_384
 MOST_UNSURE: Final = 1_024
 MOST_AT_ONCE: Final = 256
+LARGEST: Final = 2**63 - 1
 
 Request = TypeVar("Request")
 Result = TypeVar("Result")
@@ -98,8 +99,9 @@ class LimitClient:
         request = pb.ReserveRequest(
             reservation_id=os.urandom(RESERVATION_BYTES),
             model=model,
-            tokens=tokens,
-            cost_micros=cost_micros,
+            # The wire carries no more; no rule admits so much.
+            tokens=min(tokens, LARGEST),
+            cost_micros=min(cost_micros, LARGEST),
             principal=principal_message(principal),
         )
         if self._say_time_to_live:

@@ -432,6 +432,32 @@ async def test_a_store_that_is_needed_is_missed_at_once(start_suite: Any, tmp_pa
         await until(whole, 3.0)
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_silent_provider_does_not_end_a_reservation(
+    start_suite: Any, tmp_path: Path, stream: bool
+) -> None:
+    """Neither a whole answer nor a first byte that takes longer than a reservation lives."""
+    policy = tmp_path / "policy.yaml"
+    policy.write_text(POLICY)
+    more = {"WEAVER_STUB_LATENCY_MS": "3500", "WEAVER_RATELIMIT_RESERVATION_MS": "1200"}
+    suite = start_suite("up", environment(policy, **more))
+    tenants = Tenants(suite, policy)
+    async with tenants.http("slots") as client:
+        body = chat(max_tokens=3, stream=stream)
+        waiting = asyncio.create_task(client.post("/v1/chat/completions", json=body))
+        seen = []
+        for _ in range(4):
+            await asyncio.sleep(0.6)
+            seen.append((await tenants.usage("slots", "concurrency"))["used"])
+        assert seen == [1] * 4
+        assert (await waiting).status_code == 200
+
+        async def free() -> bool:
+            return bool((await tenants.usage("slots", "concurrency"))["used"] == 0)
+
+        await until(free, 1.0)
+
+
 async def test_a_dead_gateway_gives_its_slots_back_in_time(
     start_suite: Any, tmp_path: Path
 ) -> None:

@@ -190,6 +190,13 @@ async def test_what_may_have_been_reserved_without_an_answer_is_given_back() -> 
     assert (settled.model, settled.HasField("usage")) == ("m", False)
 
 
+async def test_a_bound_that_the_wire_cannot_carry_is_asked_for_as_the_largest() -> None:
+    """However much a deployment lets one answer have, asking is a refusal and never a defect."""
+    limiter = client(limits_that_answer())
+    assert (await limiter.reserve(PRINCIPAL, "m", tokens=2**70, cost_micros=2**70)).admitted
+    await limiter.close()
+
+
 async def test_one_request_of_a_wrong_form_fails_alone() -> None:
     limits = limits_that_answer()
     limits.bad_subject = "bad"
