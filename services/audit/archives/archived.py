@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from services.audit.history import thinned
 from services.audit.keys.archive import load_archive
 from services.audit.layout import Layout
 from services.audit.tiles import sync_directory
@@ -121,7 +122,7 @@ def merged_keys(there: bytes | None, here: Path) -> bytes:
 def merged_lines(there: bytes | None, here: Path) -> bytes:
     """Return remembered checkpoints: those of the archive, then one an hour of the newer ones.
 
-    The newest is always among them.
+    The newest is always among them; the older ones are thinned out as they are beside the log.
     """
     old = (there or b"").split(b"\n")[:-1]
     merged, last = [*old], _time(old[-1]) if old else float("-inf")
@@ -130,7 +131,7 @@ def merged_lines(there: bytes | None, here: Path) -> bytes:
         if _time(line) - last >= _HISTORY_EVERY_S or position == len(newer):
             merged.append(line)
             last = _time(line)
-    return b"".join(line + b"\n" for line in merged)
+    return b"".join(line + b"\n" for line in thinned(merged, last))
 
 
 def _time(line: bytes) -> float:
