@@ -140,6 +140,9 @@ class Summary(msgspec.Struct, gc=False):
     request_id: str = ""
 
 
+TOO_DEEP = "the JSON is nested too deep"
+"""What is said of JSON that only somebody who attacks the reader writes."""
+
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(Record)
 _summary_decoder = msgspec.json.Decoder(Summary)
@@ -164,7 +167,10 @@ def decode(entry: bytes) -> Record:
     Raises:
         ValueError: the entry is not a record of version 1 in canonical JSON.
     """
-    record = _decoder.decode(entry)
+    try:
+        record = _decoder.decode(entry)
+    except RecursionError:
+        raise ValueError(TOO_DEEP) from None
     if record.version != SCHEMA_VERSION or _encoder.encode(record) != entry:
         msg = "the entry is not canonical JSON of a version 1 record"
         raise ValueError(msg)
@@ -177,7 +183,10 @@ def summarise(entry: bytes) -> Summary:
     Raises:
         ValueError: the entry is not a record.
     """
-    return _summary_decoder.decode(entry)
+    try:
+        return _summary_decoder.decode(entry)
+    except RecursionError:
+        raise ValueError(TOO_DEEP) from None
 
 
 def event_time_text(seconds: int, nanos: int) -> str:

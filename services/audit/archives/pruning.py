@@ -11,7 +11,7 @@ from services.audit.merkle import TILE_WIDTH
 from services.audit.note import NoteError
 from services.audit.record import decode
 from services.audit.tiles import ENTRIES
-from services.audit.verification.inventory import Source, read_entries
+from services.audit.verification.inventory import NotAFileError, Source, read_entries
 
 ACTION = "retention_pruned"
 _OWN = "audit"
@@ -64,7 +64,7 @@ def recorded_pruning(source: Source) -> int:
     """
     try:
         size = parse_signed_checkpoint(source.checkpoint()).checkpoint.size
-    except (FileNotFoundError, NoteError):
+    except (FileNotFoundError, NotAFileError, NoteError):
         return 0
     files = source.files(size)
     if size < TILE_WIDTH or files.widest(ENTRIES, 0) is not None:

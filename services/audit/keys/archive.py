@@ -19,11 +19,13 @@ import msgspec
 from services.audit.keys.provenance import NOTHING_STATED, Provenance
 from services.audit.note import Algorithm, NoteError, VerifierKey, parse_verifier_key
 from services.audit.tiles import sync_directory
+from services.audit.verification.inventory import read_regular
 
 DAY_S = 86_400
 GRACE_DAYS = 30
 ROTATE_DAYS = 90
 WARN_DAYS = 80
+MAX_ARCHIVE_SIZE = 16 * 1024 * 1024
 
 State = Literal["active", "grace", "retired"]
 
@@ -212,14 +214,30 @@ def load_archive(path: Path) -> KeyArchive:
         ArchiveError: it is not there, or damaged.
     """
     try:
-        document = msgspec.json.decode(path.read_bytes(), type=_Archive)
-        for archived in document.keys:
-            _check(archived, document.origin)
+        data = read_regular(path, MAX_ARCHIVE_SIZE)
     except FileNotFoundError:
         msg = f"{path}: there is no key archive"
         raise ArchiveError(msg) from None
-    except (OSError, NoteError, ValueError) as error:
-        msg = f"{path}: {error}"
+    except OSError as error:
+        msg = f"{path}: {error.strerror or error}"
+        raise ArchiveError(msg) from None
+    return parse_archive(data, str(path))
+
+
+def parse_archive(data: bytes, name: str) -> KeyArchive:
+    """Return the archive that a file's bytes are.
+
+    Raises:
+        ArchiveError: they are none, or damaged; the message begins with the file's name.
+    """
+    try:
+        if len(data) > MAX_ARCHIVE_SIZE:
+            raise ValueError(f"it has over {MAX_ARCHIVE_SIZE} bytes")  # noqa: TRY301 - named below
+        document = msgspec.json.decode(data, type=_Archive)
+        for archived in document.keys:
+            _check(archived, document.origin)
+    except (NoteError, ValueError, RecursionError) as error:
+        msg = f"{name}: {error}"
         raise ArchiveError(msg) from None
     return KeyArchive(document.origin, document.keys)
 

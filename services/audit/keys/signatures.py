@@ -6,7 +6,13 @@ from pathlib import Path
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from services.audit.checkpoint import SignedCheckpoint
-from services.audit.keys.archive import ArchivedKey, ArchiveError, KeyArchive, load_archive
+from services.audit.keys.archive import (
+    MAX_ARCHIVE_SIZE,
+    ArchivedKey,
+    ArchiveError,
+    KeyArchive,
+    parse_archive,
+)
 from services.audit.note import (
     Algorithm,
     NoteError,
@@ -59,12 +65,13 @@ def load_keys(path: Path) -> Keys:
         ArchiveError: it is none of them.
     """
     try:
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            data = file.read(MAX_ARCHIVE_SIZE + 1)
     except OSError as error:
         msg = f"{path}: {error.strerror}"
         raise ArchiveError(msg) from None
-    if data.lstrip().startswith(b"{"):
-        return Keys(load_archive(path))
+    if data.lstrip().startswith(b"{") or len(data) > MAX_ARCHIVE_SIZE:
+        return Keys(parse_archive(data, str(path)))
     if data.lstrip().startswith(b"-----BEGIN PUBLIC KEY"):
         try:
             key = load_pem_public_key(data)

@@ -106,6 +106,13 @@ class Blame:
             self.damage(kind, message, index=first, path=name)
             return
         here, there = list(found[:width]), list(signed[:width])
+        if len(there) < width and here == there and last:
+            # The end of an older, shorter log in the place of this one's.
+            end = first + len(here)
+            self._bad.append(range(end, first + width))
+            message = f"{name} ends before record {end}: the end is gone"
+            self.damage("truncated", message, index=end, path=name)
+            return
         if len(there) < width:
             there = here[:]
         bad = [i for i in range(width) if here[i : i + 1] != there[i : i + 1]]

@@ -5,6 +5,7 @@ record in its `extra` line; and the JSON that the front door gives.
 """
 
 import hmac
+import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,7 +92,7 @@ class CommitmentKeys:
         if data.startswith(b"{"):
             try:
                 said = msgspec.json.decode(data, type=_JSON)
-            except (msgspec.DecodeError, UnicodeDecodeError):
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                 msg = f"{given}: it is not what the front door says of a commitment key"
                 raise NoteError(msg) from None
             index, data = said.index, said.commitment_key.encode()
@@ -174,12 +175,39 @@ def _with_proof(path: Path, entry: bytes, proof: Path) -> Evidence:
 def _as_json(data: bytes) -> _JSON | None:
     try:
         said = msgspec.json.decode(data, type=_JSON)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
-    return said if said.proof else None
+    if not said.proof:
+        return None
+    _refuse_repeated_names(data)
+    return said
 
 
 def _canonical(raw: msgspec.Raw) -> bytes:
     """Return a record's bytes, also where a tool has laid out the JSON around it anew."""
-    data = bytes(raw)
-    return msgspec.json.encode(msgspec.json.decode(data), order="sorted")
+    try:
+        return msgspec.json.encode(msgspec.json.decode(raw), order="sorted")
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        msg = "the record in it is not JSON that a log can hold"
+        raise NoteError(msg) from None
+
+
+def _refuse_repeated_names(data: bytes) -> None:
+    """Refuse JSON in which a name stands twice: one reader would see what another proves.
+
+    Raises:
+        NoteError: a name stands twice.
+    """
+
+    def check(pairs: list[tuple[str, object]]) -> None:
+        if len({name for name, _ in pairs}) != len(pairs):
+            msg = "a name stands twice in its JSON: which of them is meant cannot be told"
+            raise NoteError(msg)
+
+    try:
+        json.loads(data, object_pairs_hook=check, parse_int=str, parse_float=str)
+    except NoteError:
+        raise
+    except (ValueError, RecursionError):
+        msg = "it is not JSON"
+        raise NoteError(msg) from None

@@ -20,7 +20,13 @@ from services.audit.note import MAX_NOTE_SIZE, NoteError
 from services.audit.receipt import Receipt, make_receipt
 from services.audit.record import summarise
 from services.audit.tiles import Tile, TileDirectory, TileReader
-from services.audit.verification.inventory import CHECKPOINT, WITNESSED, LogDirectory, read_regular
+from services.audit.verification.inventory import (
+    CHECKPOINT,
+    WITNESSED,
+    LogDirectory,
+    NotAFileError,
+    read_regular,
+)
 
 _SLASHES_OF_AN_ID = 2
 
@@ -235,10 +241,10 @@ def published_before(directory: Path) -> list[SignedCheckpoint]:
     checkpoints = read_history(layout.history)
     for path in (layout.log / WITNESSED, layout.accepted):
         try:
-            checkpoints.append(parse_signed_checkpoint(path.read_bytes()))
+            checkpoints.append(parse_signed_checkpoint(read_regular(path, MAX_NOTE_SIZE)))
         except (FileNotFoundError, PermissionError, NotADirectoryError):
             continue
-        except NoteError as error:
-            msg = f"{path}: {error}"
+        except (NotAFileError, NoteError) as error:
+            msg = f"{path}: {error.strerror if isinstance(error, OSError) else error}"
             raise NoteError(msg) from None
     return checkpoints

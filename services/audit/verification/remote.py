@@ -11,6 +11,7 @@ import msgspec
 
 from services.audit.keys.archive import ArchivedKey, KeyArchive
 from services.audit.note import MAX_NOTE_SIZE, NoteError, parse_verifier_key
+from services.audit.record import TOO_DEEP
 from services.audit.tiles import ENTRIES, Tile, tile_at
 from services.audit.verification.inventory import CHECKPOINT, WITNESSED, file_name, max_size
 from services.audit.verification.sized_files import SizedFiles
@@ -161,7 +162,10 @@ def parse_listing(data: bytes) -> KeyArchive:
     Raises:
         ValueError: it is neither, or a key is damaged.
     """
-    listing = msgspec.json.decode(data, type=_Listing)
+    try:
+        listing = msgspec.json.decode(data, type=_Listing)
+    except RecursionError:
+        raise ValueError(TOO_DEEP) from None
     keys = []
     for listed in listing.keys:
         key = parse_verifier_key(listed.verifier_key)

@@ -109,6 +109,6 @@ class ServiceLog(OfflineLog):
         data = self._client.get(f"{self._root}/records?{query}", _MAX_PAGE_SIZE)
         try:
             return msgspec.json.decode(data or b"", type=_Page)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             msg = "the service's listing cannot be read"
             raise OfflineError(msg) from None

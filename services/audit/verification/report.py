@@ -94,7 +94,8 @@ class Report:
     ) -> None:
         """Take note of something wrong."""
         if len(self.findings) < MAX_FINDINGS:
-            self.findings.append(Finding(verdict, kind, message, index, path))
+            shown = None if path is None else printable(path)
+            self.findings.append(Finding(verdict, kind, printable(message), index, shown))
 
     def passed(self, verdict: Verdict) -> bool:
         """Say whether nothing speaks against one verdict."""
@@ -130,3 +131,15 @@ class Report:
             "interrupted": [{"index": index, "id": name} for index, name in self.interrupted],
             "findings": [vars(finding) for finding in self.findings],
         }
+
+
+def printable(text: str) -> str:
+    """Return a text with everything escaped that a terminal would obey or could not show.
+
+    Names of files and of instances may be an attacker's.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        one if one.isprintable() else one.encode("unicode_escape").decode() for one in text
+    )

@@ -114,6 +114,8 @@ def verify_command(  # noqa: PLR0913, PLR0917 - each is an option
 
 def _in_directory(log: Path, keys: Path | None, *, as_json: bool) -> _Task:
     keys_file = keys or Layout(log).keys
+    if keys is None and keys_file.exists() and not keys_file.is_file():
+        _fail_on_archive(f"{keys_file}: not a plain file", as_json=as_json)
     try:
         trusted = load_keys(keys_file)
     except ArchiveError as error:
