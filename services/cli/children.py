@@ -14,6 +14,9 @@ from services.cli.supervisor import Program
 SERVICES = ("audit", "ratelimit", "model", "gateway")
 """In the order of their start; they end the other way round."""
 
+RELOADING = ("audit", "model")
+"""Those that read files again on SIGHUP; it ends the others."""
+
 _LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 _HARMLESS = ("PATH", "HOME", "TZ", "LANG")
 _AUDIT_ALONE = (

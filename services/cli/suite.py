@@ -6,6 +6,7 @@ It refuses to share a state directory, to use a port that is taken, and to leave
 import asyncio
 import importlib
 import os
+import signal
 import ssl
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -61,6 +62,7 @@ class Suite:
         if self._own_valkey:
             programs.valkey()
         self._stop_services: Callable[[], Awaitable[None]] | None = None
+        self._reload_services: Callable[[], None] | None = None
 
     async def start(self) -> None:
         """Start everything, and return when the front door says that all is well.
@@ -111,6 +113,14 @@ class Suite:
         for name in reversed(children.SERVICES):
             await supervisor.stop(name, drain_s + GRACE_S)
         await supervisor.stop("valkey", GRACE_S)
+
+    def reload(self) -> None:
+        """Have the services read again what can change while they run, such as signing keys."""
+        if self._reload_services is not None:
+            self._reload_services()
+        elif hasattr(self, "supervisor"):
+            for name in children.RELOADING:
+                self.supervisor.signal(name, signal.SIGHUP)
 
     def kill(self) -> None:
         """End every child now, and leave nothing behind."""
@@ -177,7 +187,7 @@ class Suite:
         else:
             self._say("audit, ratelimit, model and gateway start in this process")
             together = importlib.import_module("services.cli.together")
-            self._stop_services = await together.start()
+            self._stop_services, self._reload_services = await together.start()
         await self._until_well()
 
     async def _until_listening(self, variable: str) -> None:

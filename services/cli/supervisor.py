@@ -111,6 +111,12 @@ class Child:
             self._watch.cancel()
             await asyncio.wait([self._watch])
 
+    def signal(self, number: signal.Signals) -> None:
+        """Send it a signal, if it runs."""
+        if self.pid is not None and self._process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.send_signal(number)
+
     def kill(self) -> None:
         """End it now."""
         self._stopping = True
@@ -184,6 +190,11 @@ class Supervisor:
         """End a child, if it was ever started."""
         if name in self.children:
             await self.children[name].stop(grace_s)
+
+    def signal(self, name: str, number: signal.Signals) -> None:
+        """Send a child a signal, unless the start is not over: it may not be ready for one."""
+        if self._steady and name in self.children:
+            self.children[name].signal(number)
 
     def kill(self) -> None:
         """End all of them now."""

@@ -6,6 +6,7 @@ and messages as over gRPC.
 
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
+from typing import NamedTuple
 
 from grpc_health.v1 import health_pb2_grpc
 
@@ -25,11 +26,21 @@ from services.model.settings import ModelSettings
 from services.ratelimit import wiring as ratelimit_wiring
 from services.ratelimit.settings import RatelimitSettings
 
-Stop = Callable[[], Awaitable[None]]
+
+class Hosted(NamedTuple):
+    """The four services of this process.
+
+    Attributes:
+        stop: ends them, the gateway first and audit last.
+        reload: has each read again what can change while it runs.
+    """
+
+    stop: Callable[[], Awaitable[None]]
+    reload: Callable[[], None]
 
 
-async def start() -> Stop:
-    """Build and serve all four, and return what ends them, the gateway first and audit last.
+async def start() -> Hosted:
+    """Build and serve all four, and return how to end them.
 
     Raises:
         SettingsError: a variable is missing or bad, or an address is taken.
@@ -61,7 +72,12 @@ async def start() -> Stop:
         await _drain(handles, gateway_settings.drain_seconds)
         await everything.aclose()
 
-    return stop
+    def reload() -> None:
+        for component in (audit, ratelimit, model, gateway):
+            if component.reload is not None:
+                component.reload()
+
+    return Hosted(stop, reload)
 
 
 def channel_to(component: Component, caller: str) -> LocalChannel:

@@ -19,7 +19,8 @@ from services.common.settings import SettingsError
 FAILED = 1
 BAD_SETTINGS = 2
 INTERRUPTED = 130
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_TERMINAL = "/dev/tty"
 
 app = typer.Typer()
 
@@ -35,6 +36,8 @@ def up(
     ] = False,
 ) -> None:
     """Run the whole suite here, as a development environment, until Ctrl-C.
+
+    `kill -HUP` has it look at its signing keys at once. When its terminal is closed it ends.
 
     Exits with 0 after Ctrl-C, with 2 when a setting is bad or a port is taken, else with 1.
     """
@@ -59,9 +62,19 @@ async def _run(suite: Suite, *, as_json: bool) -> None:
             os._exit(INTERRUPTED)
         stopped.set()
 
+    # Who ignores hang-ups for us (nohup) wants us to go on without a terminal.
+    attached = _has_terminal() and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN
+
+    def on_hangup() -> None:
+        if attached and not _has_terminal():
+            on_signal()
+        else:
+            suite.reload()
+
     loop = asyncio.get_running_loop()
     for number in _SIGNALS:
         loop.add_signal_handler(number, on_signal)
+    loop.add_signal_handler(signal.SIGHUP, on_hangup)
     starting = asyncio.create_task(suite.start())
     waiting = asyncio.create_task(stopped.wait())
     try:
@@ -79,6 +92,15 @@ async def _run(suite: Suite, *, as_json: bool) -> None:
         waiting.cancel()
         await suite.end()
     _say("ended")
+
+
+def _has_terminal() -> bool:
+    """Say whether there is a terminal that could be closed, and it is not."""
+    try:
+        os.close(os.open(_TERMINAL, os.O_RDONLY | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
 
 
 def _say(line: str) -> None:

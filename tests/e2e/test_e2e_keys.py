@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 from services.audit.keys import files as keyfiles
-
 from services.audit.keys import signers as keys
 from services.audit.keys.signers import Signer, load_rsa
 from tests.e2e.clients import chat, http
@@ -130,8 +129,9 @@ def test_a_private_key_in_a_variable_reaches_the_audit_process_alone(
         assert not path.is_file() or body not in path.read_bytes(), path
 
 
+@pytest.mark.parametrize("told", ["suite", "audit"])
 def test_a_hangup_makes_the_audit_service_look_at_once(
-    start_suite: Any, private_key: bytes, tmp_path: Path
+    start_suite: Any, topology: str, private_key: bytes, tmp_path: Path, told: str
 ) -> None:
     path = tmp_path / "signing-key"
     keyfiles.write(path, keys.private_pem(keys.generate_rsa(2048)), 0o600, replace=False)
@@ -139,11 +139,11 @@ def test_a_hangup_makes_the_audit_service_look_at_once(
         "WEAVER_TELEMETRY_SIGNING_KEY_FILE": str(path),
         "WEAVER_TELEMETRY_KEY_POLL_SECONDS": "3600",
     }
-    suite = start_suite("separate", environment)
-    audit = suite.pids["audit"]
+    suite = start_suite(topology, environment)
+    before = suite.pids
     keyfiles.write(path, private_key, 0o600, replace=True)
-    os.kill(audit, signal.SIGHUP)
+    os.kill(before["audit"] if told == "audit" else suite.process.pid, signal.SIGHUP)
     new = Signer("x", load_rsa(private_key, "x", production=False)).verifier.fingerprint
     wait_until(lambda: listed(suite)["keys"][-1]["fingerprint"] == new, 10)
     wait_until(lambda: listed(suite)["keys"][-1]["endorsement"], 10)
-    assert suite.pids["audit"] == audit
+    assert suite.pids == before

@@ -77,7 +77,7 @@ def assert_all_gone(suite: RunningSuite, pids: Mapping[str, int]) -> None:
     wait_until(lambda: all(map(can_bind, suite.ready["addresses"].values())))
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_everything_cleanly(
     start_suite: Start, topology: str, number: signal.Signals
 ) -> None:
@@ -87,6 +87,34 @@ def test_a_signal_ends_everything_cleanly(
     assert suite.wait() == 0, suite.tail()
     assert_all_gone(suite, pids)
     assert "Traceback" not in suite.tail()
+
+
+def test_it_ends_with_its_terminal(tmp_path: Path) -> None:
+    """A hang-up of the terminal ends it; `kill -HUP` does not: see the tests of keys."""
+    terminal, end = os.openpty()
+    own = "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
+    command = [sys.executable, "-c", own + "os.execv(sys.argv[1], sys.argv[1:])"]
+    command += [sys.executable, "-m", "services.cli", "up", "--json"]
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen(
+            command,
+            env=environment(tmp_path / "state"),
+            stdin=end,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            start_new_session=True,
+        )
+    os.close(end)
+    assert process.stdout is not None
+    with process.stdout as output:
+        ready = output.readline()
+    try:
+        assert ready, (tmp_path / "log").read_text()
+        os.close(terminal)
+        assert process.wait(30) == 0, (tmp_path / "log").read_text()[-2000:]
+    finally:
+        process.kill()
+    assert left_behind(tmp_path / "state") == []
 
 
 def test_killing_it_takes_every_child_along_and_the_next_start_works(
