@@ -39,7 +39,7 @@ def declared(settings: ModelSettings) -> Declaration:
         settings.provider,
         settings.endpoint,
         settings.api_version,
-        Key(settings.api_key.get_secret_value(), settings.api_key_file),
+        Key(settings.api_key.get_secret_value().strip(), settings.api_key_file),
     )
     prices = Prices(settings.input_price_micros, settings.output_price_micros)
     providers = [first]
@@ -50,7 +50,9 @@ def declared(settings: ModelSettings) -> Declaration:
             settings.fallback_provider,
             settings.fallback_endpoint,
             settings.fallback_api_version,
-            Key(settings.fallback_api_key.get_secret_value(), settings.fallback_api_key_file),
+            Key(
+                settings.fallback_api_key.get_secret_value().strip(), settings.fallback_api_key_file
+            ),
             taken=first.name,
         )
         dear = Prices(settings.fallback_input_price_micros, settings.fallback_output_price_micros)

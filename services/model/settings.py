@@ -312,7 +312,7 @@ class ModelSettings(CommonSettings):
         if kind == "azure" and not endpoint:
             msg = f"WEAVER_MODEL_{part}ENDPOINT: required; https://<resource>.openai.azure.com"
             raise SettingsError(msg)
-        secret = key.get_secret_value()
+        secret = key.get_secret_value().strip()
         if endpoint in {"", *ENDPOINTS.values()} and not secret:
             msg = f"WEAVER_MODEL_{part}API_KEY: required; the vendor answers nobody without a key."
             raise SettingsError(msg)
