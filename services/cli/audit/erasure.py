@@ -18,7 +18,6 @@ import structlog
 import typer
 
 from services.audit.settings import AuditSettings
-from services.audit.wiring import build
 from services.cli import development
 from services.cli.audit.options import AsJSON, usage
 from services.cli.chat import front, said, trust
@@ -181,6 +180,8 @@ async def _alone(what: str, asked: Mapping[str, Any]) -> dict[str, Any]:
     )
     order = pb.Order(request_id="offline", note=asked.get("note", ""))
     async with AsyncExitStack() as stack:
+        from services.audit.wiring import build  # noqa: PLC0415 - the whole service; most commands do without
+
         component = await build(settings, stack)
         channel: Any = LocalChannel("gateway")
         component.register(channel)
