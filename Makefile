@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-faults check bench bench-audit generate fmt lock stubs clean
+.PHONY: help run test test-faults check bench bench-audit bench-model generate fmt lock stubs clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,6 +30,9 @@ bench: $(VENV)/.dev ## Measure speed and print a table
 
 bench-audit: $(VENV)/.dev ## Measure the audit log and print a table
 	@$(BIN)/python -m bench.audit
+
+bench-model: $(VENV)/.dev ## Measure the model service alone
+	@$(BIN)/python -m bench.model
 
 generate: $(VENV)/.dev ## Write gen/ and the generated documents anew
 	@$(BIN)/python tools/generate.py && $(BIN)/python tools/settings_doc.py
