@@ -11,8 +11,12 @@ from typing import Any, ClassVar
 
 import pytest
 
+from services.audit.archives.pruning import pruning_attributes
 from services.audit.index import Filter
+from services.audit.merkle import leaf_hash
+from services.audit.ports import Entry
 from services.audit.receipt import verify_receipt
+from services.audit.record import Record, RecordId, encode
 from services.audit.verification.mirroring import mirror
 from services.audit.verification.offline import OfflineError, OfflineLog
 from services.audit.verification.remote import RemoteLog
@@ -23,6 +27,7 @@ from services.audit.verification.web import WebClient, WebError
 from tests.fakes.biglog import (
     ORIGIN,
     checkpoint_of,
+    entries,
     entry,
     keys_of,
     log_of,
@@ -334,3 +339,41 @@ def test_the_keys_of_a_server_are_read_and_damaged_ones_refused(server: Server) 
     with pytest.raises(WebError, match="keys"):
         log.keys()
     log.close()
+
+
+def test_a_pruned_log_is_listed_and_mirrored_from_its_border_on(tmp_path: Path) -> None:
+    attributes = pruning_attributes(512, "2026-01-02T00:00:00.000000Z", "")
+    said = Record(
+        id=RecordId(1, "audit-0", 1),
+        version=1,
+        type="administration",
+        event_time="2026-01-02T00:00:00.000000Z",
+        attributes=attributes,
+    )
+    data = encode(said)
+    records = [*entries(0, 700), Entry(data, leaf_hash(data), said.id, None)]
+    log = write_log(tmp_path, [records])
+    for name in ("000", "001"):
+        (log / "tile/entries" / name).unlink()
+    running = Server(log)
+    thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    remote = RemoteLog(WebClient(running.url))
+    try:
+        offline = OfflineLog(RemoteTiles(remote))
+        found = [index for index, _ in offline.find(Filter())]
+        assert (found[0], found[-1]) == (700, 512)
+        assert next(iter(offline.find(Filter(), ascending=True)))[0] == 512
+        with pytest.raises(OfflineError, match="was pruned"):
+            offline.entry(3)
+        report = mirror(remote, tmp_path / "copy", keys_of())
+        assert (report.findings, report.pruned) == ([], 512)
+        assert not (tmp_path / "copy/tile/entries/000").exists()
+        assert (tmp_path / "copy/tile/0/000").exists()
+        again = mirror(remote, tmp_path / "copy", keys_of())
+        assert again.findings == []
+    finally:
+        remote.close()
+        running.shutdown()
+        running.server_close()
+        thread.join()

@@ -10,8 +10,8 @@ from services.audit.checkpoint import parse_signed_checkpoint
 from services.audit.merkle import TILE_WIDTH
 from services.audit.note import NoteError
 from services.audit.record import decode
-from services.audit.tiles import ENTRIES
-from services.audit.verification.inventory import NotAFileError, Source, read_entries
+from services.audit.tiles import ENTRIES, Tile, tile_at
+from services.audit.verification.inventory import Files, NotAFileError, Source, read_entries
 
 ACTION = "retention_pruned"
 _OWN = "audit"
@@ -67,11 +67,11 @@ def recorded_pruning(source: Source) -> int:
     except (FileNotFoundError, NotAFileError, NoteError):
         return 0
     files = source.files(size)
-    if size < TILE_WIDTH or files.widest(ENTRIES, 0) is not None:
+    if size < TILE_WIDTH or _bundle(files, 0, size) is not None:
         return 0
     missed = 0
     for number in range((size - 1) // TILE_WIDTH, -1, -1):
-        found = files.widest(ENTRIES, number)
+        found = _bundle(files, number, size)
         if found is None:
             missed += 1
             if missed > _MAX_MISSED:
@@ -84,3 +84,13 @@ def recorded_pruning(source: Source) -> int:
         if end := max(ends, default=0):
             return min(end, number * TILE_WIDTH)
     return 0
+
+
+def _bundle(files: Files, number: int, size: int) -> tuple[Tile, bytes] | None:
+    """Return one bundle, without those that follow, which a source may fetch ahead."""
+    tile = tile_at(ENTRIES, number, size)
+    for candidate in dict.fromkeys((tile, tile.full)):
+        data = files.read(candidate)
+        if data is not None:
+            return candidate, data
+    return None

@@ -9,11 +9,12 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 
+from services.audit.archives.pruning import recorded_pruning
 from services.audit.checkpoint import SignedCheckpoint, parse_signed_checkpoint
 from services.audit.keys.signatures import Keys
 from services.audit.merkle import TILE_WIDTH
 from services.audit.note import MAX_NOTE_SIZE
-from services.audit.tiles import Tile, TileDirectory, tiles_of
+from services.audit.tiles import ENTRIES, Tile, TileDirectory, tiles_of
 from services.audit.verification.inventory import (
     CHECKPOINT,
     Files,
@@ -71,7 +72,9 @@ def mirror(
     data = log.checkpoint()
     size = parse_signed_checkpoint(data).checkpoint.size
     before = _shown(directory)
-    report = verify(_At(log, data), keys, since=before, history=history)
+    source = _At(log, data)
+    pruned = recorded_pruning(source)
+    report = verify(source, keys, since=before, history=history, pruned=pruned)
     if not _is_sound(report):
         return report
     scratch = directory.with_name(f"{directory.name}.scratch")
@@ -80,8 +83,10 @@ def mirror(
     files = TileDirectory(directory, scratch)
     written: list[Tile] = []
     try:
-        _copy(log, files, size, written, progress)
-        report = verify(_At(LogDirectory(directory), data), keys, since=before, history=history)
+        names = [tile for tile in tiles_of(size) if not _is_pruned(tile, pruned)]
+        _copy(log, files, names, written, progress)
+        copied = _At(LogDirectory(directory), data)
+        report = verify(copied, keys, since=before, history=history, pruned=pruned)
         if _is_sound(report):
             files.write_file(directory / CHECKPOINT, data)
             files.sync()
@@ -99,6 +104,10 @@ def _is_sound(report: Report) -> bool:
     return report.passed("integrity") and report.passed("signatures")
 
 
+def _is_pruned(tile: Tile, end: int) -> bool:
+    return tile.level == ENTRIES and (tile.number + 1) * TILE_WIDTH <= end
+
+
 def _shown(directory: Path) -> SignedCheckpoint | None:
     try:
         return parse_signed_checkpoint(read_regular(directory / CHECKPOINT, MAX_NOTE_SIZE))
@@ -107,9 +116,8 @@ def _shown(directory: Path) -> SignedCheckpoint | None:
 
 
 def _copy(
-    log: RemoteLog, files: TileDirectory, size: int, written: list[Tile], progress: Progress
+    log: RemoteLog, files: TileDirectory, names: list[Tile], written: list[Tile], progress: Progress
 ) -> None:
-    names = list(tiles_of(size))
     wanted = iter([t for t in names if not {t.path, t.full.path} & _present(files, t)])
     coming: deque[tuple[Tile, Future[tuple[Tile, bytes] | None]]] = deque()
     done = 0

@@ -25,6 +25,7 @@ from services.audit.verification.inventory import (
     WITNESSED,
     LogDirectory,
     NotAFileError,
+    Source,
     read_regular,
 )
 
@@ -37,6 +38,11 @@ class OfflineError(Exception):
 
 class TileSource(Protocol):
     """Where a log's files are read from."""
+
+    @property
+    def source(self) -> Source:
+        """The same place, as a verification reads it."""
+        ...
 
     def checkpoint(self) -> bytes:
         """Return the bytes of the newest checkpoint.
@@ -75,6 +81,11 @@ class Listed(NamedTuple):
 class _Directory(TileDirectory):
     """A log's directory."""
 
+    @property
+    def source(self) -> Source:
+        """The directory."""
+        return LogDirectory(self.log)
+
     def checkpoint(self) -> bytes:
         """Return the bytes of the newest checkpoint."""
         return read_regular(self.log / CHECKPOINT, MAX_NOTE_SIZE)
@@ -93,7 +104,6 @@ class OfflineLog:
     def __init__(self, place: Path | TileSource) -> None:
         """See the class."""
         self._tiles: TileSource = _Directory(place, place) if isinstance(place, Path) else place
-        self._place = place
         name = f"{place}: " if isinstance(place, Path) else ""
         try:
             self.checkpoint: SignedCheckpoint = parse_signed_checkpoint(self._tiles.checkpoint())
@@ -113,10 +123,12 @@ class OfflineLog:
 
     @cached_property
     def first_kept(self) -> int:
-        """The first record that was not pruned, as a log in a directory says."""
-        if not isinstance(self._place, Path):
-            return 0
-        return recorded_pruning(LogDirectory(self._place))
+        """The first record that was not pruned, as the log itself says.
+
+        Raises:
+            OSError: the log cannot be read.
+        """
+        return recorded_pruning(self._tiles.source)
 
     def entry(self, index: int) -> bytes:
         """Return the entry at an index.

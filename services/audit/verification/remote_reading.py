@@ -26,6 +26,11 @@ class RemoteTiles:
         """See the class."""
         self._log = log
 
+    @property
+    def source(self) -> RemoteLog:
+        """The log."""
+        return self._log
+
     def checkpoint(self) -> bytes:
         """Return the bytes of the newest checkpoint."""
         return self._log.checkpoint()

@@ -11,6 +11,7 @@ counted; nothing vouches for it before the next checkpoint.
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from services.audit.archives.pruning import announced_end
 from services.audit.checkpoint import SignedCheckpoint, parse_signed_checkpoint
 from services.audit.keys.rotations import Rotations
 from services.audit.keys.signatures import Keys, check_signatures
@@ -45,7 +46,8 @@ def verify(  # noqa: PLR0913 - what a verification can be told
         history: older checkpoints, which the log must still contain.
         since: an older checkpoint to rest on: the log is proven to continue it, and only what is
             newer is read. When that fails all of it is read, to name the damage.
-        pruned: the records below this one need not be kept; their hashes must.
+        pruned: the records below this one need not be kept; their hashes must. It is believed
+            only where a record that is as it was signed announces it.
         progress: is told how many records of how many are done, now and then.
     """
     source = LogDirectory(log) if isinstance(log, Path) else log
@@ -55,6 +57,8 @@ def verify(  # noqa: PLR0913 - what a verification can be told
     if since is not None and found.report.since and not found.report.passed("integrity"):
         again = [*history, since]
         return verify(source, keys, history=again, pruned=pruned, progress=progress)
+    if pruned and not found.pruning_is_proven:
+        return verify(source, keys, history=history, progress=progress)
     return found.report
 
 
@@ -89,6 +93,8 @@ class Verification:
         self._completeness = completeness
         self._pruned = pruned
         self.report = Report()
+        self.pruning_is_proven = True
+        self._announced: list[tuple[int, int]] = []
 
     def steps(self) -> Iterator[int]:
         """Verify, a bundle a step; yield how many records are done.
@@ -122,6 +128,10 @@ class Verification:
             files, signed.checkpoint, older, blame, completeness, start=start, pruned=self._pruned
         )
         yield from tree.steps()
+        if self._pruned and not start and self._completeness is None:
+            self.pruning_is_proven = any(
+                end >= self._pruned and not blame.knows(index, 1) for index, end in self._announced
+            )
         rotations.compare(
             self._keys,
             # Whoever brings a completeness has read the rotations before.
@@ -143,9 +153,14 @@ class Verification:
             blame.damage("changed", f"{CHECKPOINT}: {error.strerror}", path=CHECKPOINT)
         return None
 
+    def _take(self, index: int, entry: bytes) -> None:
+        """Take note of a record that announces a pruning."""
+        if end := announced_end(entry):
+            self._announced.append((index, end))
+
     def _begin(self, rotations: Rotations) -> tuple[Completeness, int]:
         """Return what reads the records, and the first of them."""
-        listeners = {"key_rotation": rotations.take}
+        listeners = {"administration": self._take, "key_rotation": rotations.take}
         rest = 0 if self._since is None else self._since.checkpoint.size
         if self._completeness is not None and not rest:
             self._completeness.continue_with(self.report, 0)

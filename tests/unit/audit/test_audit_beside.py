@@ -7,17 +7,19 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from services.audit.archives.pruning import recorded_pruning
+from services.audit.archives.pruning import pruning_attributes, recorded_pruning
 from services.audit.layout import Layout
+from services.audit.merkle import leaf_hash
 from services.audit.note import NoteError
-from services.audit.record import summarise
+from services.audit.ports import Entry
+from services.audit.record import Record, RecordId, encode, summarise
 from services.audit.verification.evidence import load_evidence
 from services.audit.verification.inventory import LogDirectory
 from services.audit.verification.offline import OfflineLog
 from services.audit.verification.report import Report, printable
 from services.audit.verification.verifier import verify
 from services.cli.audit import app
-from tests.fakes.biglog import entry, keys_of, log_of, signer, write_log
+from tests.fakes.biglog import entries, entry, keys_of, log_of, signer, write_log
 
 
 @pytest.fixture
@@ -120,3 +122,30 @@ def test_a_receipt_in_which_a_name_stands_twice_is_refused(
     assert path.read_text() != said
     with pytest.raises(NoteError, match="twice"):
         load_evidence(path)
+
+
+def announcement(end: int) -> Entry:
+    """Return a record by which the audit service says that it pruned."""
+    attributes = pruning_attributes(end, "2026-01-02T00:00:00.000000Z", "")
+    record = Record(
+        id=RecordId(1, "audit-0", 1),
+        version=1,
+        type="administration",
+        event_time="2026-01-02T00:00:00.000000Z",
+        attributes=attributes,
+    )
+    data = encode(record)
+    return Entry(data, leaf_hash(data), record.id, None)
+
+
+def test_a_pruning_that_a_changed_record_announces_is_not_believed(tmp_path: Path) -> None:
+    log = log_of(tmp_path, 600)
+    bundle = [one.data for one in entries(512, 600)]
+    bundle[3] = announcement(512).data
+    path = log / "tile/entries/002.p/88"
+    path.write_bytes(b"".join(len(one).to_bytes(2, "big") + one for one in bundle))
+    for name in ("000", "001"):
+        (log / "tile/entries" / name).unlink()
+    report = verify(log, keys_of(), pruned=recorded_pruning(LogDirectory(log)))
+    assert (report.findings[0].kind, report.first_bad_index) == ("missing", 0)
+    assert report.pruned == 0
