@@ -5,7 +5,7 @@ else changes around it.
 """
 
 from collections.abc import Callable, Mapping
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import httpx
 import msgspec
@@ -161,7 +161,8 @@ class Assembly:
 
 
 def _deployment(model: str) -> str:
-    return f"/openai/deployments/{model}"
+    # Where a pattern lets clients choose the name, it must not lead to another path.
+    return f"/openai/deployments/{quote(model, safe='')}"
 
 
 def _route(model: ModelDeclaration, targets: tuple[Target, ...]) -> Route:

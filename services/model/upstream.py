@@ -21,6 +21,7 @@ from services.model.failure import ProviderError, failed, timed_out
 
 _SLICE = 256 * 1024
 _READ_AHEAD = 16 * 1024
+_MOST_PATHS = 1_000
 _BROKEN = (httpx.HTTPError, aiohttp.ClientError, OSError)
 
 
@@ -173,6 +174,8 @@ class Endpoint:
         """
         url = self._urls.get(path)
         if url is None:
+            if len(self._urls) >= _MOST_PATHS:
+                self._urls.clear()
             url = self._urls[path] = httpx.URL(self._base_url + path + self._query)
         if self._credential.value is not self._key:
             self._rekey(self._credential.value)

@@ -119,6 +119,23 @@ def test_each_kind_of_provider_gets_its_path_and_its_key(followed: Followed) -> 
     assert followed.figures.states == [("routes", True, "")]
 
 
+def test_a_name_that_a_client_chose_stays_below_its_deployment(followed: Followed) -> None:
+    async def main() -> None:
+        followed.write(extra="  'any/*': {targets: [{provider: q, model: '*'}]}\n")
+        followed.routes = followed.watch.first()
+        route = followed.routes.find("any/../../secret?a=b#c")
+        target = route.targets[0]
+        model = route.name_at(target, "any/../../secret?a=b#c")
+        body = b'{"model":"m"}'
+        await target.provider.generate(Call("r", Dialect.OPENAI_CHAT, model, body))
+        assert str(followed.wire.requests[-1].url) == (
+            "https://y.test/openai/deployments/..%2F..%2Fsecret%3Fa%3Db%23c"
+            "/chat/completions?api-version=2024-10-21"
+        )
+
+    asyncio.run(main())
+
+
 def test_a_changed_file_decides_and_keeps_what_is_known_of_its_targets(followed: Followed) -> None:
     async def main() -> None:
         followed.routes = before = followed.watch.first()
