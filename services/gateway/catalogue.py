@@ -33,9 +33,7 @@ class Catalogue:
         """
         await self._renew()
         return [
-            model
-            for model in self._models.values()
-            if not model.pattern and _may_use(model, roles)
+            model for model in self._models.values() if not model.pattern and _may_use(model, roles)
         ]
 
     async def find(self, name: str, roles: Collection[str]) -> ModelInfo:
