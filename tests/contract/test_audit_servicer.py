@@ -9,11 +9,11 @@ import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from services.audit.checkpoint import parse_signed_checkpoint
+from services.audit.keys.signatures import load_keys
 from services.audit.layout import Layout
 from services.audit.merkle import verify_consistency
 from services.audit.note import parse_verifier_key
 from services.audit.receipt import parse_receipt, verify_receipt
-from services.audit.keys.signatures import load_keys
 from services.audit.tiles import unpack_entries
 from services.audit.verification.verifier import verify
 from services.audit.wiring import build

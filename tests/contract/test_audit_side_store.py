@@ -10,8 +10,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from services.audit.layout import Layout
 from services.audit.keys.signatures import load_keys
+from services.audit.layout import Layout
 from services.audit.verification.verifier import verify
 from services.audit.wal import WriteAheadLog
 from services.common.errors import InvalidArgument, NotFound, PermissionDenied, Unavailable
