@@ -13,7 +13,7 @@ import structlog
 from services.common.errors import DeadlineExceeded, Internal, Unavailable, WeaverError
 from services.gateway.calls import Headers
 from services.gateway.events import RecordReference
-from services.gateway.exchange import Exchange
+from services.gateway.exchange import REDACTED_AT_ONCE, Exchange
 from services.gateway.ports import (
     Admission,
     Generation,
@@ -80,7 +80,7 @@ class Stream:
         step: StreamStep | WeaverError = await self._next()
         while isinstance(step, StreamChunk):
             try:
-                piece = self._redacted(step)
+                piece = await self._redacted(step)
             except Exception:  # noqa: BLE001 - the stream must still end as its dialect says
                 _log.exception("the stream of an answer could not be redacted")
                 step = Internal("Internal error.")
@@ -148,11 +148,16 @@ class Stream:
         finally:
             self._waiting = None
 
-    def _redacted(self, chunk: StreamChunk) -> bytes:
+    async def _redacted(self, chunk: StreamChunk) -> bytes:
         self._received.update(chunk.body)
         # Providers send about one token an event; it only matters when the client leaves.
         self._events += chunk.body.count(b"\n\n")
-        return chunk.body if self._redactor is None else self._redactor.events(chunk.body)
+        if self._redactor is None:
+            return chunk.body
+        if len(chunk.body) <= REDACTED_AT_ONCE:
+            return self._redactor.events(chunk.body)
+        # A provider in a hurry sends hundreds of events at once; others are waiting for the loop.
+        return await asyncio.to_thread(self._redactor.events, chunk.body)
 
     def _commit(self) -> None:
         commitments = self._exchange.answer_commitments

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import threading
 import weakref
 
 import pytest
@@ -9,8 +10,10 @@ import pytest
 from services.common.health import Health
 from services.gateway.calls import StreamedResponse, WholeResponse
 from services.gateway.events import OutcomeStatus
+from services.gateway.ports import StreamChunk, StreamEnd, StreamStart
+from services.gateway.stream_redaction import StreamRedactor
 from services.gateway.wiring import LAST_WORDS_S, _stop_streams
-from tests.fakes.gateway import STREAM_BODY, Suite
+from tests.fakes.gateway import GENERATION, STREAM_BODY, Suite
 
 
 async def opened(suite: Suite) -> StreamedResponse:
@@ -41,6 +44,36 @@ async def test_a_redaction_that_fails_ends_the_stream_with_an_error_event(
     ((usage, cost),) = suite.limiter.settled
     assert usage is not None
     assert (usage.estimated, usage.output_tokens, cost > 0) == (True, 1, True)
+
+
+@pytest.mark.parametrize(("events", "beside"), [(1, False), (100, True)])
+async def test_many_events_at_once_are_redacted_beside_the_event_loop(
+    monkeypatch: pytest.MonkeyPatch, events: int, beside: bool
+) -> None:
+    """Or one provider in a hurry would hold up everybody, `/health` included."""
+    suite = Suite()
+    event = b'data: {"choices":[{"index":0,"delta":{"content":"a a a "}}]}\n\n'
+    body = event * events
+    suite.model.steps = [
+        StreamStart("text/event-stream", ()),
+        StreamChunk(body, terminal=False),
+        StreamChunk(b"data: [DONE]\n\n", terminal=True),
+        StreamEnd(GENERATION),
+    ]
+    threads: list[int] = []
+    redact = StreamRedactor.events
+
+    def seen(redactor: StreamRedactor, piece: bytes) -> bytes:
+        threads.append(threading.get_ident())
+        return redact(redactor, piece)
+
+    monkeypatch.setattr(StreamRedactor, "events", seen)
+    response = await opened(suite)
+    pieces = [piece async for piece in response]
+    last = await response.last()
+    await response.aclose()
+    assert b"".join([*pieces, last]).count(b'"a ') == events
+    assert (threads[0] != threading.get_ident()) == beside
 
 
 @pytest.mark.parametrize("waiting", [True, False])
