@@ -434,3 +434,17 @@ async def test_an_erasure_that_broke_off_is_finished_by_the_next_start(
             await key_of(running, index)
         assert caught.value.reason == "ERASED"
         assert await listed(running, subject=shown) == [index]
+
+
+async def test_a_key_that_is_gone_is_not_replaced_by_a_new_one(tmp_path: Path) -> None:
+    async with running_log(tmp_path, principal="pseudonym") as running:
+        await running.append([intent(1)])
+    key = tmp_path / "keys" / "audit-store.key"
+    aside = key.rename(key.with_name("aside"))
+    with pytest.raises(SettingsError, match=r"audit-store\.key is missing, .* Put the key back"):
+        async with running_log(tmp_path, principal="pseudonym"):
+            pass
+    assert not key.exists()
+    aside.rename(key)
+    async with running_log(tmp_path, principal="pseudonym") as running:
+        assert running.component.health.serving

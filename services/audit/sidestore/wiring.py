@@ -3,6 +3,7 @@
 import asyncio
 import sqlite3
 from collections.abc import Awaitable
+from pathlib import Path
 
 import structlog
 
@@ -16,7 +17,7 @@ from services.audit.reader import Reader
 from services.audit.settings import AuditSettings
 from services.audit.sidestore.erasure import Eraser, Records
 from services.audit.sidestore.store import SideStore
-from services.audit.sidestore.vault import load_or_make_key, parse_key
+from services.audit.sidestore.vault import VaultError, load_or_make_key, parse_key
 from services.common.errors import Unavailable
 from services.common.health import Health
 
@@ -38,7 +39,7 @@ def open_side_store(settings: AuditSettings, layout: Layout) -> SideStore:
     if settings.store_key_file is not None:
         check_file(settings.store_key_file, f"{KEY_VARIABLE}_FILE")
     if settings.store_key is None:
-        key = load_or_make_key(settings.keys_path / KEY_FILE)
+        key = _made_key(settings.keys_path / KEY_FILE, layout)
     else:
         key = parse_key(settings.store_key.get_secret_value(), KEY_VARIABLE)
     previous = None
@@ -46,6 +47,18 @@ def open_side_store(settings: AuditSettings, layout: Layout) -> SideStore:
         text = settings.store_key_previous.get_secret_value()
         previous = parse_key(text, f"{KEY_VARIABLE}_PREVIOUS")
     return SideStore(layout.side_store, settings.log_origin, key, previous)
+
+
+def _made_key(path: Path, layout: Layout) -> bytes:
+    """Return development's own key; a new one would open nothing of a store that is there."""
+    if not path.exists() and (layout.side_store / "keyring").exists():
+        msg = (
+            f"{KEY_VARIABLE}: {path} is missing, and {layout.side_store} is locked with it. Put "
+            f"the key back, or move {layout.side_store} away to begin with an empty side store: "
+            f"the log still verifies."
+        )
+        raise VaultError(msg)
+    return load_or_make_key(path)
 
 
 def eraser(store: SideStore, events: OwnEvents, log: Log, reader: Reader) -> Eraser:
