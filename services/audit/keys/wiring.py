@@ -49,6 +49,7 @@ class SigningKeys:
     ) -> None:
         """See the class."""
         self._settings = settings
+        self._archive_path = layout.keys
         self._clock = clock
         self._observer = KeyMetrics(registry, health, clock)
         self._sources = sources(settings, made_time=rfc3339(clock.time()))
@@ -101,7 +102,7 @@ class SigningKeys:
             size: how many records the tree has.
 
         Raises:
-            ArchiveError: the archive is another log's.
+            ArchiveError: the archive is another log's, or gone.
             KeyProblem: a key was retired.
             OSError: the archive cannot be written.
         """
@@ -109,6 +110,14 @@ class SigningKeys:
             msg = (
                 f"WEAVER_AUDIT_ORIGIN: the archive of keys is of the log {self.archive.origin}, "
                 f"not {self._settings.log_origin}. A log keeps its origin."
+            )
+            raise ArchiveError(msg)
+        if size and not self.archive.keys:
+            # A new one would say that no key was in force before, and so convict the log.
+            msg = (
+                f"{self._archive_path} is missing or empty, and the log has {size} records: put a "
+                f"copy of it back, from a backup or from where `weaver audit archive` copies to. "
+                f"Where there is none, move the log away and begin another."
             )
             raise ArchiveError(msg)
         self._rotation.prepare(self._loaded, size)

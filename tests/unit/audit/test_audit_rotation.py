@@ -237,6 +237,24 @@ async def test_a_bad_new_key_leaves_the_old_one_signing_and_says_so(
     assert verified(log.log).findings == []
 
 
+async def test_a_log_whose_archive_of_keys_is_gone_is_left_alone(
+    tmp_path: Path, ring: Keyring, clock: MovedClock
+) -> None:
+    """A new archive would begin its keys at this size, and convict every earlier checkpoint."""
+    async with running(tmp_path, clock, **ring.settings()) as log:
+        await log.append([record(1)])
+    path = Layout(log.log).keys
+    aside = path.rename(path.with_name("aside"))
+    with pytest.raises(SettingsError, match=r"log\.keys is missing .* put a copy of it back"):
+        async with running(tmp_path, clock, **ring.settings()):
+            pass
+    assert not path.exists()
+    aside.rename(path)
+    async with running(tmp_path, clock, **ring.settings()) as log:
+        await log.append([record(2)])
+    assert verified(log.log).findings == []
+
+
 async def test_a_key_that_vanishes_in_development_is_not_made_anew(
     tmp_path: Path, clock: MovedClock
 ) -> None:
