@@ -10,6 +10,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 from services.audit.witnesses.witness import MAX_REQUEST, Answer, Witness
 
 _READ_S = 10.0
+_IDLE_S = 15.0
+_LOOK_EVERY_S = 1.0
 _MAX_AT_ONCE = 64
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -21,10 +23,16 @@ class WitnessServer:
     Args:
         witness: who answers.
         say: is told of failures, in one line.
+        idle_s: how long a connection may stay without a whole request head.
     """
 
-    def __init__(self, witness: Witness, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, witness: Witness, say: Callable[[str], None], *, idle_s: float = _IDLE_S
+    ) -> None:
         """See the class."""
+        self._idle_s = idle_s
+        self._answering: set[web.RequestHandler] = set()
+        self._idle_since: dict[web.RequestHandler, float] = {}
         self._witness = witness
         self._say = say
         self._room = asyncio.Semaphore(_MAX_AT_ONCE)
@@ -50,6 +58,7 @@ class WitnessServer:
         app.router.add_get("/{origin:[0-9a-f]{64}}/checkpoint", self._checkpoint)
         app.router.add_get("/metrics", self._metrics)
         app.router.add_get("/", self._status)
+        app.middlewares.append(self._busy)
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=5.0)
         await runner.setup()
         try:
@@ -57,7 +66,37 @@ class WitnessServer:
         except OSError:
             await runner.cleanup()
             raise
-        return runner.cleanup
+        watch = asyncio.create_task(self._close_idle(runner))
+
+        async def end() -> None:
+            watch.cancel()
+            await asyncio.gather(watch, return_exceptions=True)
+            await runner.cleanup()
+
+        return end
+
+    @web.middleware
+    async def _busy(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Answer a request, and begin to count its connection's idle time anew."""
+        protocol = request.protocol
+        self._answering.add(protocol)
+        try:
+            return await handler(request)
+        finally:
+            self._answering.discard(protocol)
+            self._idle_since.pop(protocol, None)
+
+    async def _close_idle(self, runner: web.AppRunner) -> None:
+        """Close connections on which no whole request head comes, however slowly its bytes do."""
+        while True:
+            await asyncio.sleep(_LOOK_EVERY_S)
+            server, now = runner.server, asyncio.get_running_loop().time()
+            open_now = set() if server is None else set(server.connections)
+            for protocol in open_now - self._answering:
+                if now - self._idle_since.setdefault(protocol, now) > self._idle_s:
+                    protocol.force_close()
+            for gone in self._idle_since.keys() - open_now:
+                del self._idle_since[gone]
 
     async def _add_checkpoint(self, request: web.Request) -> web.Response:
         try:
