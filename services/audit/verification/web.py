@@ -53,6 +53,8 @@ class WebClient:
             raise WebError(f"{url}: not an http or https address")
         if parts.query or parts.fragment or parts.username is not None:
             raise WebError("the address must have no query, fragment or credential in it")
+        if not (credential.isascii() and credential.isprintable()):
+            raise WebError("the credential has a character that no credential has")
         if credential and parts.scheme == "http" and parts.hostname not in _LOOPBACK:
             raise WebError(f"{url}: a credential is not sent in the clear; use https")
         self.url = url.rstrip("/")

@@ -18,6 +18,7 @@ from services.audit.verification.inventory import LogDirectory
 from services.audit.verification.offline import OfflineLog
 from services.audit.verification.report import Report, printable
 from services.audit.verification.verifier import verify
+from services.audit.verification.web import WebClient, WebError
 from services.cli.audit import app
 from tests.fakes.biglog import entries, entry, keys_of, log_of, signer, write_log
 
@@ -149,3 +150,12 @@ def test_a_pruning_that_a_changed_record_announces_is_not_believed(tmp_path: Pat
     report = verify(log, keys_of(), pruned=recorded_pruning(LogDirectory(log)))
     assert (report.findings[0].kind, report.first_bad_index) == ("missing", 0)
     assert report.pruned == 0
+
+
+@pytest.mark.parametrize("credential", ["a\nb", "a\x00", "ünï"])
+def test_a_credential_that_no_header_can_hold_is_refused_without_showing_it(
+    credential: str,
+) -> None:
+    with pytest.raises(WebError, match="credential") as refused:
+        WebClient("https://log.test", credential=credential)
+    assert credential not in str(refused.value)
