@@ -316,6 +316,16 @@ def test_the_banner_can_be_pasted(tmp_path: Path) -> None:
     assert process.returncode == 0
 
 
+def test_the_page_on_health_explains_what_health_says(suite: RunningSuite) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "operations" / "health.md").read_text()
+    context = ssl.create_default_context(cafile=str(suite.ca))
+    said = httpx.get(f"{suite.url}/health", verify=context).json()
+    for name in said["dependencies"]:
+        kind, colon, _ = name.partition(":")
+        assert f"`{kind}{':NAME' if colon else ''}`" in page
+    assert all(f"`{name}`" in page for name in said["policies"])
+
+
 def test_a_token_is_minted_and_accepted(suite: RunningSuite) -> None:
     minted = suite.weaver("token", "--subject", "alice", "--tenant", "acme", "--role", "auditor")
     assert minted.returncode == 0, minted.stderr
