@@ -24,6 +24,7 @@ from services.audit.tiles import sync_directory
 from services.audit.verification.offline import OfflineLog
 
 FORMAT = "weaver-audit-export@v1"
+_MAX_MANIFEST = 1024 * 1024
 _BATCH = 4_096
 _MAX_LINE = 1 << 20
 
@@ -117,8 +118,9 @@ def load_manifest(path: Path) -> Manifest:
         NoteError: it is none; the message says why.
     """
     try:
-        manifest = msgspec.json.decode(path.read_bytes(), type=Manifest)
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
+        with path.open("rb") as file:
+            manifest = msgspec.json.decode(file.read(_MAX_MANIFEST), type=Manifest)
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         msg = f"{path}: it is no manifest of an export: {error}"
         raise NoteError(msg) from None
     if manifest.format != FORMAT or Path(manifest.file).name != manifest.file:

@@ -67,6 +67,8 @@ def verify_export_command(
     except ArchiveError as error:
         usage(str(error))
     beside = manifest_path(manifest)
+    if not (manifest.exists() or beside.exists()):
+        usage(f"{manifest}: there is no such export")
     try:
         with progress_bar(enabled=True) as progress:
             path = beside if beside.exists() else manifest

@@ -14,6 +14,7 @@ from services.audit.note import NoteError
 from services.audit.ports import Entry
 from services.audit.record import Record, RecordId, encode, summarise
 from services.audit.verification.evidence import load_evidence
+from services.audit.verification.export import load_manifest
 from services.audit.verification.inventory import LogDirectory
 from services.audit.verification.offline import OfflineLog
 from services.audit.verification.report import Report, printable
@@ -159,3 +160,16 @@ def test_a_credential_that_no_header_can_hold_is_refused_without_showing_it(
     with pytest.raises(WebError, match="credential") as refused:
         WebClient("https://log.test", credential=credential)
     assert credential not in str(refused.value)
+
+
+def test_an_export_that_is_not_there_is_no_verdict(tmp_path: Path) -> None:
+    (tmp_path / "keys").write_text(f"{signer().verifier}\n")
+    arguments = ["verify-export", str(tmp_path / "x.jsonl"), "--key", str(tmp_path / "keys")]
+    assert CliRunner().invoke(app, arguments).exit_code == 2
+
+
+@pytest.mark.parametrize("data", [b"[" * 100_000, b'{"a":' * 10_000])
+def test_a_manifest_that_is_nested_without_end_is_none(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "manifest").write_bytes(data)
+    with pytest.raises(NoteError, match="no manifest"):
+        load_manifest(tmp_path / "manifest")
