@@ -29,7 +29,11 @@ PUBLIC = Signer("x", load_rsa(RSA.encode(), "x", production=False)).verifier.pem
 PUBLIC_ED25519 = Signer("x", load_ed25519(ED25519.encode(), "x")).verifier.pem
 DATA = {"user_id": "test@example.com", "action": "test", "deep": [{"n": 1.5}, None, True]}
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text() | st.floats(allow_nan=False, allow_infinity=False),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.text()
+    | st.floats(allow_nan=False, allow_infinity=False),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=8,
 )
