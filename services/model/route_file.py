@@ -5,15 +5,16 @@ stand in it: it names the file or the variable that holds one.
 """
 
 import re
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any, Final, Literal, NoReturn
 from urllib.parse import urlsplit
 
 import msgspec
-import yaml
 
+from services.common import operator_file
+from services.common.operator_file import OperatorFileError
 from services.model.declaration import (
     Capability,
     Declaration,
@@ -27,7 +28,6 @@ from services.model.gate import GatePolicy
 from services.model.upstream import Limits
 from services.model.usage import Prices
 
-MAX_BYTES: Final = 1024 * 1024
 MAX_TARGETS: Final = 16
 MAX_MODELS: Final = 1_000
 MOST_MICROS: Final = 10**12
@@ -100,19 +100,6 @@ class _FileText(msgspec.Struct, forbid_unknown_fields=True):
     models: dict[str, _ModelText] = {}
 
 
-class _Loader(yaml.SafeLoader):
-    """Refuses a key that stands twice, of which YAML would silently take the last."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:  # noqa: FBT001, FBT002 - its form
-        """Return a mapping whose keys are all different."""
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                msg = f"line {node.start_mark.line + 1}: {key!r} stands twice"
-                raise RouteFileError(msg)
-        return super().construct_mapping(node, deep)
-
-
 def parse(
     text: bytes,
     own: Declaration,
@@ -132,7 +119,10 @@ def parse(
     Raises:
         RouteFileError: it declares no routes.
     """
-    file = _read(text)
+    try:
+        file = operator_file.parse(text, _FileText)
+    except OperatorFileError as error:
+        raise RouteFileError(str(error)) from None
     providers = {one.name: one for one in own.providers}
     for name, provider in file.providers.items():
         path = f"providers.{name}"
@@ -163,18 +153,6 @@ def check_endpoint(value: str) -> str:
         msg = "must hold no credentials, query or fragment"
         raise ValueError(msg)
     return value.rstrip("/")
-
-
-def _read(text: bytes) -> _FileText:
-    if len(text) > MAX_BYTES:
-        msg = f"the file is larger than {MAX_BYTES} bytes"
-        raise RouteFileError(msg)
-    try:
-        return msgspec.convert(yaml.load(text, _Loader), _FileText)  # noqa: S506 - a safe loader, and stricter
-    except (yaml.YAMLError, RecursionError) as error:
-        raise RouteFileError(" ".join(str(error).split())) from None
-    except msgspec.ValidationError as error:
-        raise RouteFileError(str(error).replace("`$", "`").replace("`.", "`")) from None
 
 
 def _provider(

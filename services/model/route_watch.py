@@ -1,24 +1,23 @@
 """Follows the route file and the key files. A bad file changes nothing and is visible.
 
-It looks once a second, because mounted configuration is swapped by links and file systems differ in
-what they announce. The content decides, not the time stamps.
+It looks once a second. The content decides, not the time stamps.
 """
 
 import asyncio
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Protocol
 
 import structlog
 
+from services.common import operator_file
+from services.common.operator_file import LOOK_EVERY_S, Lookout, OperatorFileError
 from services.model.assembly import Assembly
 from services.model.credential import CredentialError
 from services.model.declaration import Declaration
 from services.model.ports import Health
 from services.model.route import Routes
-from services.model.route_file import MAX_BYTES, RouteFileError
-
-LOOK_EVERY_S: Final = 1.0
+from services.model.route_file import RouteFileError
 
 _log = structlog.get_logger()
 
@@ -77,8 +76,7 @@ class RouteWatch:
         self._last: bytes | str = b""
         self._version = ""
         self._bad_keys: dict[str, str] = {}
-        self._watcher: asyncio.Task[None] | None = None
-        self._asked = asyncio.Event()
+        self._lookout = Lookout(self.look)
 
     def first(self) -> Routes:
         """Read everything for the first time and return its routes.
@@ -99,17 +97,15 @@ class RouteWatch:
 
     def start(self, every_s: float = LOOK_EVERY_S) -> None:
         """Begin to look."""
-        self._watcher = asyncio.create_task(self._watch(every_s))
+        self._lookout.start(every_s)
 
     def ask(self) -> None:
         """Look now rather than at the next second."""
-        self._asked.set()
+        self._lookout.ask()
 
     async def close(self) -> None:
         """Stop looking."""
-        if self._watcher is not None:
-            self._watcher.cancel()
-            await asyncio.gather(self._watcher, return_exceptions=True)
+        await self._lookout.close()
 
     async def look(self) -> None:
         """Read every file once, and adopt what is new."""
@@ -173,23 +169,9 @@ class RouteWatch:
         if self._path is None:
             return b""
         try:
-            with self._path.open("rb") as file:
-                return file.read(MAX_BYTES + 1)
-        except OSError as error:
-            return f"cannot read {self._path}: {error.strerror}"
-
-    async def _watch(self, every_s: float) -> None:
-        while True:
-            try:
-                async with asyncio.timeout(every_s):
-                    await self._asked.wait()
-            except TimeoutError:
-                pass
-            self._asked.clear()
-            try:
-                await self.look()
-            except Exception:  # noqa: BLE001 - the next look may be better
-                _log.exception("looking at the route file failed")
+            return operator_file.read(self._path)
+        except OperatorFileError as error:
+            return str(error)
 
 
 def _ignore(_: Routes) -> None:

@@ -5,13 +5,14 @@ environment's for the calls that it matches, and for all where it has no `match`
 """
 
 import re
-from collections.abc import Hashable, Iterable
+from collections.abc import Iterable
 from decimal import Decimal, InvalidOperation
-from typing import Any, Final, Literal, NoReturn
+from typing import Final, Literal, NoReturn
 
 import msgspec
-import yaml
 
+from services.common import operator_file
+from services.common.operator_file import OperatorFileError
 from services.ratelimit.descriptor import DescriptorRule, Entry
 from services.ratelimit.policy import Policy
 from services.ratelimit.rule import (
@@ -25,7 +26,6 @@ from services.ratelimit.rule import (
     Unit,
 )
 
-MAX_BYTES: Final = 1024 * 1024
 MAX_RULES_PER_SCOPE: Final = 32
 MAX_DESCRIPTORS: Final = 200
 _NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,39}")
@@ -73,19 +73,6 @@ class _FileText(msgspec.Struct, forbid_unknown_fields=True):
     envoy: list[_DescriptorText] = []
 
 
-class _Loader(yaml.SafeLoader):
-    """Refuses a key that stands twice, of which YAML would silently take the last."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:  # noqa: FBT001, FBT002 - its form
-        """Return a mapping whose keys are all different."""
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                msg = f"line {node.start_mark.line + 1}: {key!r} stands twice"
-                raise PolicyError(msg)
-        return super().construct_mapping(node, deep)
-
-
 def parse(
     text: bytes, defaults: Iterable[Rule] = (), descriptors: Iterable[DescriptorRule] = ()
 ) -> Policy:
@@ -94,16 +81,10 @@ def parse(
     Raises:
         PolicyError: it is not a policy.
     """
-    if len(text) > MAX_BYTES:
-        msg = f"the file is larger than {MAX_BYTES} bytes"
-        raise PolicyError(msg)
     try:
-        content = yaml.load(text, _Loader)  # noqa: S506 - a safe loader, and stricter
-        file = msgspec.convert(content, _FileText)
-    except yaml.YAMLError as error:
-        raise PolicyError(" ".join(str(error).split())) from None
-    except msgspec.ValidationError as error:
-        raise PolicyError(str(error).replace("`$", "`").replace("`.", "`")) from None
+        file = operator_file.parse(text, _FileText)
+    except OperatorFileError as error:
+        raise PolicyError(str(error)) from None
     rules = [_rule(one, f"rules[{index}]") for index, one in enumerate(file.rules)]
     own = [_descriptor(one, f"envoy[{index}]") for index, one in enumerate(file.envoy)]
     return assemble([*rules, *defaults], [*own, *descriptors])

@@ -1,20 +1,19 @@
 """Reads the policy file again when it changes. A bad file changes nothing and is visible.
 
-It looks once a second, because mounted configuration is swapped by links and file systems differ in
-what they announce. The content decides, not the time stamps.
+It looks once a second. The content decides, not the time stamps.
 """
 
 import asyncio
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Protocol
 
 import structlog
 
+from services.common import operator_file
+from services.common.operator_file import LOOK_EVERY_S, Lookout, OperatorFileError
 from services.ratelimit.policy import Policy
-from services.ratelimit.policy_file import MAX_BYTES, PolicyError
-
-LOOK_EVERY_S: Final = 1.0
+from services.ratelimit.policy_file import PolicyError
 
 log = structlog.get_logger()
 
@@ -81,7 +80,7 @@ class PolicyWatch:
         self._version = ""
         self.problem = ""
         """Why the last change was refused; empty while the file decides."""
-        self._watcher: asyncio.Task[None] | None = None
+        self._lookout = Lookout(self.look)
 
     def first(self) -> Policy:
         """Read the file for the first time and return its policy.
@@ -100,13 +99,11 @@ class PolicyWatch:
 
     def start(self, every_s: float = LOOK_EVERY_S) -> None:
         """Begin to look."""
-        self._watcher = asyncio.create_task(self._watch(every_s))
+        self._lookout.start(every_s)
 
     async def close(self) -> None:
         """Stop looking."""
-        if self._watcher is not None:
-            self._watcher.cancel()
-            await asyncio.gather(self._watcher, return_exceptions=True)
+        await self._lookout.close()
 
     async def look(self) -> None:
         """Read the file once and adopt what is new in it."""
@@ -147,15 +144,6 @@ class PolicyWatch:
     def _read(self) -> bytes | str:
         """Return the file's content, or why it cannot be read."""
         try:
-            with self._path.open("rb") as file:
-                return file.read(MAX_BYTES + 1)
-        except OSError as error:
-            return f"cannot read {self._path}: {error.strerror}"
-
-    async def _watch(self, every_s: float) -> None:
-        while True:
-            await asyncio.sleep(every_s)
-            try:
-                await self.look()
-            except Exception:
-                log.exception("policy_look_failed")
+            return operator_file.read(self._path)
+        except OperatorFileError as error:
+            return str(error)

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from services.common.operator_file import MAX_BYTES
 from services.model.declaration import Declaration, Key, ModelDeclaration, ProviderDeclaration
 from services.model.gate import GatePolicy
-from services.model.route_file import MAX_BYTES, RouteFileError, parse
+from services.model.route_file import RouteFileError, parse
 from services.model.upstream import Limits
 from services.model.usage import Prices
 

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from services.common.operator_file import MAX_BYTES
 from services.ratelimit.descriptor import DescriptorRule, Entry
 from services.ratelimit.policy import Policy
-from services.ratelimit.policy_file import MAX_BYTES, PolicyError, parse
+from services.ratelimit.policy_file import PolicyError, parse
 from services.ratelimit.rule import Match, Rule, Scope, Unit
 
 DEFAULTS = [Rule("requests", Unit.REQUESTS, 5, 10)]
@@ -205,3 +206,8 @@ def test_the_example_is_good() -> None:
     assert names(policy, tenant="platform", roles=("admin",))["concurrency"] == (20, 0)
     assert "requests" not in names(policy, tenant="platform", roles=("admin",))
     assert names(policy, roles=("intern",))["interns"] == (100_000, 100_000 / 3600)
+
+
+def test_a_file_that_nests_without_end_is_refused() -> None:
+    with pytest.raises(PolicyError):
+        parse(b"rules: " + b"[" * 100_000)
