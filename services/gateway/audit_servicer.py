@@ -167,7 +167,7 @@ class AuditReaderServicer(audit_reader_service_pb2_grpc.AuditReaderServiceServic
     async def GetCheckpoint(self, request: pb.GetCheckpointRequest, context: Any) -> Any:
         """Return the newest signed checkpoint, as text."""
         with ShapedErrors(context):
-            self._permit(request, context)
+            await self._permit(request, context)
             asked = audit_pb.GetCheckpointRequest(witnessed=request.witnessed)
             response = await self._audit.read("GetCheckpoint", asked)
             return httpbody_pb2.HttpBody(content_type=TEXT, data=response.checkpoint.encode())
@@ -177,7 +177,7 @@ class AuditReaderServicer(audit_reader_service_pb2_grpc.AuditReaderServiceServic
     ) -> Any:
         """Prove that the log only grew between two sizes."""
         with ShapedErrors(context):
-            self._permit(request, context)
+            await self._permit(request, context)
             asked = audit_pb.GetConsistencyProofRequest(
                 first_size=request.first_size, second_size=request.second_size
             )
@@ -193,7 +193,7 @@ class AuditReaderServicer(audit_reader_service_pb2_grpc.AuditReaderServiceServic
     async def ListKeys(self, request: pb.ListKeysRequest, context: Any) -> Any:
         """List every public key that ever signed."""
         with ShapedErrors(context):
-            self._permit(request, context)
+            await self._permit(request, context)
             response = await self._audit.read("ListKeys", audit_pb.ListKeysRequest())
             keys = [
                 {
@@ -209,11 +209,11 @@ class AuditReaderServicer(audit_reader_service_pb2_grpc.AuditReaderServiceServic
             data = msgspec.json.encode({"origin": response.origin, "keys": keys})
             return httpbody_pb2.HttpBody(content_type=JSON, data=data)
 
-    def _permit(self, request: Any, context: Any) -> None:
+    async def _permit(self, request: Any, context: Any) -> None:
         """Let a caller read what holds no record: it is not recorded, its refusal is counted."""
         header = http.request_headers(context)
         body = request.SerializeToString()
-        self._pipeline.permit(http.read_call(context, header, PROOF, body, time.monotonic()))
+        await self._pipeline.permit(http.read_call(context, header, PROOF, body, time.monotonic()))
 
     async def _read(
         self,

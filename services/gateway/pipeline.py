@@ -125,13 +125,13 @@ class Pipeline:
         self._unrecorded = unrecorded
         self._streams: WeakSet[Stream] = WeakSet()
 
-    def authenticate(self, header: Callable[[str], str]) -> Principal:
+    async def authenticate(self, header: Callable[[str], str]) -> Principal:
         """Return who is calling.
 
         Raises:
             Unauthenticated: no credential, or not a good one.
         """
-        return self._authenticator.authenticate(header)
+        return await self._authenticator.authenticate(header)
 
     def may(self, principal: Principal, scope: Scope) -> bool:
         """Return whether a principal's roles allow this."""
@@ -144,7 +144,7 @@ class Pipeline:
             Unauthenticated: no credential, or not a good one.
             Unavailable: the model service cannot be reached and never could.
         """
-        return await self._catalogue.models(self.authenticate(header).roles)
+        return await self._catalogue.models((await self.authenticate(header)).roles)
 
     async def run(self, call: Call) -> Response:
         """Take one model call through the path.
@@ -214,7 +214,7 @@ class Pipeline:
         else:
             exchange.cancel()
 
-    def permit(self, call: Call) -> Principal:
+    async def permit(self, call: Call) -> Principal:
         """Return who is calling if they may; what needs no record of its own asks only this.
 
         Raises:
@@ -222,7 +222,7 @@ class Pipeline:
         """
         principal: Principal | None = None
         try:
-            principal = self._authenticator.authenticate(call.header)
+            principal = await self._authenticator.authenticate(call.header)
             self._authorizer.require(principal, call.surface.scope)
         except WeaverError as error:
             self._refuse(call, principal, error)
@@ -233,7 +233,7 @@ class Pipeline:
         """Decide whether a call may be made; a refusal is counted here, once."""
         principal: Principal | None = None
         try:
-            principal = self._authenticator.authenticate(call.header)
+            principal = await self._authenticator.authenticate(call.header)
             self._authorizer.require(principal, call.surface.scope)
             ask = await self._read(call)
             model = None

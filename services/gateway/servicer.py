@@ -122,7 +122,7 @@ class GatewayServicer(gateway_service_pb2_grpc.GatewayServiceServicer):
     async def WhoAmI(self, request: pb.WhoAmIRequest, context: Any) -> Any:
         """Tell a caller who they are taken for, and what they have used."""
         with ShapedErrors(context):
-            principal = self._pipeline.authenticate(http.request_headers(context))
+            principal = await self._pipeline.authenticate(http.request_headers(context))
             try:
                 usages = await self._limits.usage(principal, request.model)
                 usage = usage_json(usages, everything=False)

@@ -28,7 +28,7 @@ from services.gateway.admin_servicer import AdminServicer
 from services.gateway.audit_admin_servicer import AuditAdminServicer
 from services.gateway.audit_client import AuditClient
 from services.gateway.audit_servicer import AuditReaderServicer
-from services.gateway.authentication import APIKeys, Authenticator, TokenPolicy, Tokens
+from services.gateway.authentication import APIKeys, Authenticator
 from services.gateway.authorization import Authorizer
 from services.gateway.capture import KINDS, Capture
 from services.gateway.catalogue import Catalogue
@@ -45,6 +45,7 @@ from services.gateway.refusals import Refusals
 from services.gateway.reporter import Reporter
 from services.gateway.servicer import GatewayServicer
 from services.gateway.settings import GatewaySettings
+from services.gateway.tokens import TokenPolicy, Tokens
 from weaver.gateway.v1 import (
     admin_service_pb2_grpc,
     audit_admin_service_pb2_grpc,

@@ -14,9 +14,10 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from services.common.errors import Unauthenticated
-from services.gateway.authentication import APIKeys, Authenticator, TokenPolicy, Tokens
+from services.gateway.authentication import APIKeys, Authenticator
 from services.gateway.authorization import Authorizer, Scope
 from services.gateway.principal import Principal
+from services.gateway.tokens import TokenPolicy, Tokens
 from tests.fakes.gateway import StillClock
 
 PRIVATE = rsa.generate_private_key(public_exponent=65537, key_size=2048)
@@ -60,16 +61,16 @@ def signed(key: Any = PRIVATE, algorithm: str = "RS256", **claims: Any) -> str:
         {"x_api_key": "key-1"},
     ],
 )
-def test_an_api_key_names_its_principal_and_never_the_key(headers: dict[str, str]) -> None:
-    principal = authenticator().authenticate(header(**headers))
+async def test_an_api_key_names_its_principal_and_never_the_key(headers: dict[str, str]) -> None:
+    principal = await authenticator().authenticate(header(**headers))
     assert (principal.tenant, principal.issuer, principal.roles) == ("t", "apikey", ("user",))
     assert principal.subject.startswith("key_")
     assert "key-1" not in principal.subject
 
 
-def test_two_keys_are_two_principals() -> None:
+async def test_two_keys_are_two_principals() -> None:
     who = authenticator()
-    assert who.authenticate(bearer("key-1")) != who.authenticate(bearer("key-2"))
+    assert await who.authenticate(bearer("key-1")) != await who.authenticate(bearer("key-2"))
 
 
 @pytest.mark.parametrize(
@@ -89,15 +90,15 @@ def test_two_keys_are_two_principals() -> None:
         ({"authorization": "Bearer " + "x" * 9000}, "INVALID_CREDENTIAL"),
     ],
 )
-def test_anything_else_is_refused(headers: dict[str, str], reason: str) -> None:
+async def test_anything_else_is_refused(headers: dict[str, str], reason: str) -> None:
     with pytest.raises(Unauthenticated) as caught:
-        authenticator().authenticate(header(**headers))
+        await authenticator().authenticate(header(**headers))
     assert caught.value.reason == reason
     assert "key-1x" not in str(caught.value)
 
 
-def test_a_token_names_its_principal() -> None:
-    principal = authenticator().authenticate(bearer(signed(tenant="acme")))
+async def test_a_token_names_its_principal() -> None:
+    principal = await authenticator().authenticate(bearer(signed(tenant="acme")))
     assert principal == Principal("acme", "idp", "alice", ("auditor", "user"))
 
 
@@ -118,21 +119,21 @@ def test_a_token_names_its_principal() -> None:
         ({"nbf": NOW + LIFE_S}, None),
     ],
 )
-def test_claims_are_checked(claims: dict[str, Any], principal: Principal | None) -> None:
+async def test_claims_are_checked(claims: dict[str, Any], principal: Principal | None) -> None:
     token = signed(**claims)
     if principal is not None:
-        assert authenticator().authenticate(bearer(token)) == principal
+        assert await authenticator().authenticate(bearer(token)) == principal
         return
     with pytest.raises(Unauthenticated):
-        authenticator().authenticate(bearer(token))
+        await authenticator().authenticate(bearer(token))
 
 
 @pytest.mark.parametrize("claim", ["sub", "exp"])
-def test_a_missing_claim_is_named(claim: str) -> None:
+async def test_a_missing_claim_is_named(claim: str) -> None:
     claims = {name: value for name, value in CLAIMS.items() if name != claim}
     token = jwt.encode(claims, PRIVATE, algorithm="RS256")
     with pytest.raises(Unauthenticated, match=claim):
-        authenticator().authenticate(bearer(token))
+        await authenticator().authenticate(bearer(token))
 
 
 def forged_none() -> str:
@@ -165,35 +166,35 @@ def forged_hmac() -> str:
     ],
     ids=["other key", "other algorithm", "other signature", "none", "hmac", "unsigned", "dots"],
 )
-def test_a_forged_token_is_refused(token: str) -> None:
+async def test_a_forged_token_is_refused(token: str) -> None:
     with pytest.raises(Unauthenticated):
-        authenticator().authenticate(bearer(token))
+        await authenticator().authenticate(bearer(token))
 
 
-def test_issuer_and_audience_are_required_where_they_are_set() -> None:
+async def test_issuer_and_audience_are_required_where_they_are_set() -> None:
     who = authenticator(issuer="idp", audience="weaver")
-    assert who.authenticate(bearer(signed(aud="weaver"))).subject == "alice"
+    assert (await who.authenticate(bearer(signed(aud="weaver")))).subject == "alice"
     for claims in ({"aud": "else"}, {"aud": "weaver", "iss": "else"}, {}):
         with pytest.raises(Unauthenticated):
-            who.authenticate(bearer(signed(**claims)))
+            await who.authenticate(bearer(signed(**claims)))
 
 
-def test_a_remembered_token_is_forgotten_when_it_expires() -> None:
+async def test_a_remembered_token_is_forgotten_when_it_expires() -> None:
     clock = StillClock(NOW)
     tokens = Tokens(TokenPolicy({"": PUBLIC}), clock)
     token = signed(exp=NOW + LIFE_S)
-    assert tokens.principal(token) is tokens.principal(token)
+    assert await tokens.principal(token) is await tokens.principal(token)
     clock.now = NOW + LIFE_S + 100
     # The library's own clock still accepts it; that it is asked again is what counts.
-    assert tokens.principal(token) == tokens.principal(token)
+    assert await tokens.principal(token) == await tokens.principal(token)
 
 
-def test_a_kind_that_is_switched_off_is_refused() -> None:
+async def test_a_kind_that_is_switched_off_is_refused() -> None:
     keys = APIKeys(["key-1"], tenant="t", roles=("user",))
     with pytest.raises(Unauthenticated):
-        Authenticator(keys, None).authenticate(bearer(signed()))
+        await Authenticator(keys, None).authenticate(bearer(signed()))
     with pytest.raises(Unauthenticated):
-        Authenticator(None, Tokens(TokenPolicy({"": PUBLIC}), StillClock())).authenticate(
+        await Authenticator(None, Tokens(TokenPolicy({"": PUBLIC}), StillClock())).authenticate(
             bearer("key-1")
         )
 
