@@ -25,7 +25,7 @@ import grpc
 
 from bench.suite import ROOT, cpu_seconds, free_ports
 from services.cli import programs
-from services.ratelimit.connection import Address, open_connection
+from services.common.valkey import Address, open_connection
 from weaver.common.v1 import identity_pb2
 from weaver.ratelimit.v1 import ratelimit_service_pb2 as pb
 

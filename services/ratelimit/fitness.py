@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from services.ratelimit.connection import Connection
+from services.common.valkey import Connection
 
 _POLICY: Final = "noeviction"
 

@@ -12,7 +12,7 @@ from typing import Final, Protocol, cast
 
 import msgspec
 
-from services.ratelimit.connection import Address, Connection, open_connection
+from services.common.valkey import Address, Connection, open_connection
 from services.ratelimit.ports import StoreUnavailable
 
 FIRST_ANSWERS_S: Final = 0.2

@@ -10,11 +10,8 @@ from typing import Protocol
 
 import msgspec
 
+from services.common.valkey import StoreUnavailable as StoreUnavailable  # noqa: PLC0414 - a word of this port
 from services.ratelimit.rule import RuleSet
-
-
-class StoreUnavailable(Exception):  # noqa: N818 - a state, like the error it leads to
-    """The store cannot be asked now; whether the operations were applied is not known."""
 
 
 class Verb(enum.Enum):

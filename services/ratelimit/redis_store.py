@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import cast
 
+from services.common.valkey import Address, Command, Connection, open_connection, raise_for
 from services.ratelimit.account import MARK_US
-from services.ratelimit.connection import Address, Command, Connection, open_connection, raise_for
 from services.ratelimit.fitness import unfit
 from services.ratelimit.location import Location
 from services.ratelimit.ports import Operation, Outcome, Status, StoreUnavailable, Verb

@@ -15,8 +15,8 @@ from services.common.component import Component
 from services.common.health import Health
 from services.common.local import LocalChannel
 from services.common.settings import SettingsError, split_address
+from services.common.valkey import Address
 from services.ratelimit import defaults
-from services.ratelimit.connection import Address
 from services.ratelimit.degradation import Degradation
 from services.ratelimit.envoy import EnvoyServicer
 from services.ratelimit.limiter import Limiter
@@ -165,6 +165,7 @@ def address(settings: RatelimitSettings) -> Address:
         username=settings.redis_username,
         password=settings.redis_password.get_secret_value(),
         tls=tls,
+        client="weaver-ratelimit",
     )
 
 

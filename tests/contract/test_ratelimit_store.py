@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import pytest
 
-from services.ratelimit.connection import Address
+from services.common.valkey import Address
 from services.ratelimit.location import Fixed
 from services.ratelimit.memory_store import MemoryStore
 from services.ratelimit.policy import Policy, account_of

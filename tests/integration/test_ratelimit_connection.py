@@ -10,7 +10,7 @@ import pytest
 
 from services.common import certificates
 from services.common.settings import load
-from services.ratelimit.connection import Address, Connection, open_connection
+from services.common.valkey import Address, Connection, open_connection
 from services.ratelimit.ports import StoreUnavailable
 from services.ratelimit.settings import RatelimitSettings
 from services.ratelimit.wiring import address

@@ -13,10 +13,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from services.common.valkey import Address, Connection, open_connection
 from services.ratelimit import redis_store
 from services.ratelimit.account import Account
 from services.ratelimit.calendar_window import window
-from services.ratelimit.connection import Address, Connection, open_connection
 from services.ratelimit.location import Fixed
 from services.ratelimit.ports import Operation, Status, Verb
 from services.ratelimit.redis_store import RedisStore

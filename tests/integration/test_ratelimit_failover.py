@@ -15,7 +15,7 @@ from services.common.channel import call
 from services.common.component import Component
 from services.common.local import LocalChannel
 from services.common.settings import load
-from services.ratelimit.connection import Address
+from services.common.valkey import Address
 from services.ratelimit.location import Sentinels
 from services.ratelimit.ports import StoreUnavailable
 from services.ratelimit.settings import RatelimitSettings

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from services.ratelimit.connection import Address, Connection, open_connection
+from services.common.valkey import Address, Connection, open_connection
 from services.ratelimit.decision import Standing
 from services.ratelimit.location import Fixed
 from services.ratelimit.policy import Policy, account_of

@@ -19,10 +19,12 @@ from typing import Any, cast
 import hiredis
 import msgspec
 
-from services.ratelimit.ports import StoreUnavailable
-
 Argument = str | bytes | int | float
 Command = tuple[Argument, ...]
+
+
+class StoreUnavailable(Exception):  # noqa: N818 - a state, like the error it leads to
+    """The store cannot be asked now; whether the commands were carried out is not known."""
 
 
 class Address(msgspec.Struct, frozen=True):
@@ -36,6 +38,7 @@ class Address(msgspec.Struct, frozen=True):
         username: for access control lists; empty for the default user.
         password: empty for none.
         tls: how to verify the server; None for plain TCP.
+        client: our name in the server's list of clients.
     """
 
     host: str = "127.0.0.1"
@@ -45,6 +48,7 @@ class Address(msgspec.Struct, frozen=True):
     username: str = ""
     password: str = ""
     tls: SSLContext | None = None
+    client: str = "weaver"
 
     def __str__(self) -> str:
         """Name the place, never the password."""
@@ -59,7 +63,7 @@ class Address(msgspec.Struct, frozen=True):
         hello: Command = ("HELLO", 3)
         if self.password:
             hello += ("AUTH", self.username or "default", self.password)
-        commands = [(*hello, "SETNAME", "weaver-ratelimit")]
+        commands = [(*hello, "SETNAME", self.client)]
         return [*commands, ("SELECT", self.database)] if self.database else commands
 
 
