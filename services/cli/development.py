@@ -18,6 +18,8 @@ JWT_KEY = "dev-jwt.pem"
 JWT_PUBLIC_KEY = "dev-jwt.pub.pem"
 JWT_ISSUER = "weaver-dev"
 JWT_AUDIENCE = "weaver"
+TOKEN_KEYS = ("WEAVER_JWT_PUBLIC_KEY", "WEAVER_JWT_KEYS_PATH", "WEAVER_JWT_JWKS_URL")
+"""The variables of which any brings an issuer of its own."""
 
 DEFAULTS = {
     "ENVIRONMENT": "development",
@@ -62,7 +64,7 @@ def defaults(environment: Mapping[str, str], state: Path, sockets: Path) -> dict
         added["WEAVER_MODEL_NAME"] = "stub-model"
     if not _is_set("WEAVER_ALLOWED_API_KEYS", environment):
         added["WEAVER_ALLOWED_API_KEYS_FILE"] = str(keys / API_KEY)
-    if not _is_set("WEAVER_JWT_PUBLIC_KEY", environment):
+    if not any(_is_set(name, environment) for name in TOKEN_KEYS):
         added["WEAVER_JWT_PUBLIC_KEY_FILE"] = str(keys / JWT_PUBLIC_KEY)
         added["WEAVER_JWT_ISSUER"] = JWT_ISSUER
         added["WEAVER_JWT_AUDIENCE"] = JWT_AUDIENCE

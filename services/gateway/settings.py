@@ -5,17 +5,17 @@ from typing import Annotated, Literal
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import NoDecode
 
-from services.common.settings import CommonSettings, SettingsError
+from services.common.settings import SettingsError
+from services.gateway.token_settings import TokenSettings
 
 SHORTEST_API_KEY = 20
 DEVELOPMENT_KEY = "wv-dev-"
 MODES = frozenset(("api_key", "jwt"))
-ALGORITHMS = frozenset(("RS256", "RS384", "RS512", "PS256", "ES256", "EdDSA"))
 
 Names = Annotated[tuple[str, ...], NoDecode]
 
 
-class GatewaySettings(CommonSettings):
+class GatewaySettings(TokenSettings):
     """What the gateway reads from its environment."""
 
     listen: str = Field(
@@ -72,36 +72,6 @@ class GatewaySettings(CommonSettings):
         max_length=256,
         validation_alias="WEAVER_DEFAULT_TENANT",
         description="The tenant of API keys, and of tokens without a tenant claim.",
-    )
-    jwt_public_key: SecretStr | None = Field(
-        None,
-        validation_alias="WEAVER_JWT_PUBLIC_KEY",
-        description="The public key, PEM, that verifies tokens.",
-    )
-    jwt_algorithms: Names = Field(
-        ("RS256",),
-        validation_alias="WEAVER_JWT_ALGORITHMS",
-        description="The signature algorithms that are accepted, with commas between.",
-    )
-    jwt_issuer: str | None = Field(
-        None,
-        validation_alias="WEAVER_JWT_ISSUER",
-        description="The `iss` that tokens must have; unset accepts any.",
-    )
-    jwt_audience: str | None = Field(
-        None,
-        validation_alias="WEAVER_JWT_AUDIENCE",
-        description="The `aud` that tokens must have; unset accepts any.",
-    )
-    jwt_roles_claim: str = Field(
-        "roles",
-        validation_alias="WEAVER_JWT_ROLES_CLAIM",
-        description="The claim that holds the roles.",
-    )
-    jwt_tenant_claim: str = Field(
-        "tenant",
-        validation_alias="WEAVER_JWT_TENANT_CLAIM",
-        description="The claim that holds the tenant.",
     )
     pii_redact: bool = Field(
         default=True,
@@ -197,7 +167,7 @@ class GatewaySettings(CommonSettings):
         description="This process's name among the log's writers; empty: from the host's name.",
     )
 
-    @field_validator("auth_mode", "api_key_roles", "jwt_algorithms", mode="before")
+    @field_validator("auth_mode", "api_key_roles", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if isinstance(value, str):
@@ -209,14 +179,6 @@ class GatewaySettings(CommonSettings):
     def _known_modes(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if not value or not MODES.issuperset(value):
             msg = "must be `api_key`, `jwt`, or both with a comma between"
-            raise ValueError(msg)
-        return value
-
-    @field_validator("jwt_algorithms")
-    @classmethod
-    def _known_algorithms(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        if not value or not ALGORITHMS.issuperset(value):
-            msg = f"must be among {', '.join(sorted(ALGORITHMS))}"
             raise ValueError(msg)
         return value
 
@@ -233,9 +195,8 @@ class GatewaySettings(CommonSettings):
             SettingsError: naming the variable.
         """
         super().check()
-        if "jwt" in self.auth_mode and self.jwt_public_key is None:
-            msg = "WEAVER_JWT_PUBLIC_KEY: WEAVER_AUTH_MODE has `jwt`, so a public key is needed."
-            raise SettingsError(msg)
+        if "jwt" in self.auth_mode:
+            self.check_tokens()
         if self.auth_mode == ("api_key",) and not self.api_keys:
             msg = "WEAVER_ALLOWED_API_KEYS: WEAVER_AUTH_MODE is `api_key`, so a key is needed."
             raise SettingsError(msg)

@@ -24,7 +24,7 @@ class TokenPolicy:
         keys: the public keys, PEM, by key id; the key of tokens without `kid` is under "".
         algorithms: the algorithms that are accepted, and no others.
         issuer: the `iss` that is required; None accepts any.
-        audience: the `aud` that is required; None accepts any.
+        audience: the `aud` of which one is required; empty accepts any.
         roles_claim: the claim that holds the roles.
         tenant_claim: the claim that holds the tenant.
         default_tenant: the tenant of tokens without the claim.
@@ -34,7 +34,7 @@ class TokenPolicy:
     keys: Mapping[str, bytes]
     algorithms: tuple[str, ...] = ("RS256",)
     issuer: str | None = None
-    audience: str | None = None
+    audience: tuple[str, ...] = ()
     roles_claim: str = "roles"
     tenant_claim: str = "tenant"
     default_tenant: str = "default"
@@ -88,10 +88,10 @@ class Tokens:
                 token,
                 key,
                 algorithms=list(policy.algorithms),
-                audience=policy.audience,
+                audience=policy.audience or None,
                 issuer=policy.issuer,
                 leeway=LEEWAY_S,
-                options={"require": ["exp", "sub"], "verify_aud": policy.audience is not None},
+                options={"require": ["exp", "sub"], "verify_aud": bool(policy.audience)},
             )
         except jwt.ExpiredSignatureError:
             msg = "The token has expired. Send a fresh one."

@@ -172,7 +172,7 @@ async def test_a_forged_token_is_refused(token: str) -> None:
 
 
 async def test_issuer_and_audience_are_required_where_they_are_set() -> None:
-    who = authenticator(issuer="idp", audience="weaver")
+    who = authenticator(issuer="idp", audience=("weaver",))
     assert (await who.authenticate(bearer(signed(aud="weaver")))).subject == "alice"
     for claims in ({"aud": "else"}, {"aud": "weaver", "iss": "else"}, {}):
         with pytest.raises(Unauthenticated):
