@@ -40,7 +40,7 @@ def classes() -> list[tuple[str, type[CommonSettings]]]:
     for room in sorted(path.parent.name for path in (ROOT / "services").glob("*/settings.py")):
         module = importlib.import_module(f"services.{room}.settings")
         for _, kind in inspect.getmembers(module, inspect.isclass):
-            if issubclass(kind, CommonSettings) and kind is not CommonSettings:
+            if issubclass(kind, CommonSettings) and kind.__module__ == module.__name__:
                 found.append((room, kind))
     return found
 

@@ -5,25 +5,18 @@ fail at once and in no time; a background task tries again until it is back. So 
 waits for a dead store, and nothing needs a restart.
 """
 
-import asyncio
 import hashlib
-import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import cast
 
-from services.common.valkey import Address, Command, Connection, open_connection, raise_for
+from services.common.valkey import Address, Command, Connection, raise_for
+from services.common.valkey_link import Link
+from services.common.valkey_location import Location
 from services.ratelimit.account import MARK_US
 from services.ratelimit.fitness import unfit
-from services.ratelimit.location import Location
 from services.ratelimit.ports import Operation, Outcome, Status, StoreUnavailable, Verb
 
-FIRST_RETRY_S = 0.05
-LAST_RETRY_S = 1.0
-STABLE_S = 1.0
-"""A connection that held so long starts the next series of retries from the first."""
-
-TEND_S = 0.5
 _BEAT = """
 local now = tonumber(redis.call('TIME')[1])
 redis.call('ZADD', KEYS[1], now, ARGV[1])
@@ -66,32 +59,27 @@ class RedisStore:
         on_unfit: Callable[[str], bool] = bool,
     ) -> None:
         """See the class."""
-        self._location = location
-        self._timeout_s = timeout_s
-        self._on_change = on_change
         self._on_replicas = on_replicas
         self._on_unfit = on_unfit
         self._name = name
         self._script = Path(__file__).with_name("limiter.lua").read_bytes()
         digest = hashlib.sha1(self._script, usedforsecurity=False)  # the name Redis gives it
         self._sha = digest.hexdigest().encode()
-        self._connection: Connection | None = None
-        self._keeper: asyncio.Task[None] | None = None
-        self._decided = asyncio.Event()
+        self._link = Link(
+            location,
+            timeout_s=timeout_s,
+            prepare=self._prepare,
+            tend=self._tend,
+            on_change=on_change,
+        )
 
     async def start(self) -> None:
         """Try to connect once, then go on in the background; a store that is down is no error."""
-        self._keeper = asyncio.create_task(self._keep_connected())
-        await self._decided.wait()
+        await self._link.start()
 
     async def close(self) -> None:
         """Disconnect and stop trying."""
-        if self._keeper is not None:
-            self._keeper.cancel()
-            await asyncio.gather(self._keeper, return_exceptions=True)
-        if self._connection is not None:
-            self._connection.close("closed")
-        self._location.close()
+        await self._link.close()
 
     async def apply(self, operations: Sequence[Operation]) -> Sequence[Outcome]:
         """Apply operations in order in one round trip.
@@ -99,7 +87,7 @@ class RedisStore:
         Raises:
             StoreUnavailable: the store is down, or did not answer in time.
         """
-        connection = self._connection
+        connection = self._link.connection
         if connection is None:
             msg = "not connected"
             raise StoreUnavailable(msg)
@@ -153,69 +141,26 @@ class RedisStore:
                 raise_for(reply)
         return replies
 
-    async def _keep_connected(self) -> None:
-        loop = asyncio.get_running_loop()
-        delay = FIRST_RETRY_S
-        while True:
-            try:
-                connection, address = await self._connect()
-            except StoreUnavailable as error:
-                self._tell(up=False, detail=str(error))
-            else:
-                since = loop.time()
-                self._connection = connection
-                self._tell(up=True, detail=str(address))
-                tending = asyncio.create_task(self._tend(connection, address))
-                try:
-                    await connection.lost.wait()
-                finally:
-                    tending.cancel()
-                self._connection = None
-                self._tell(up=False, detail=f"{address}: {connection.reason}")
-                if loop.time() - since > STABLE_S:
-                    delay = FIRST_RETRY_S
-            await asyncio.sleep(delay * random.uniform(0.5, 1.0))  # noqa: S311 - only spreads load
-            delay = min(delay * 2, LAST_RETRY_S)
+    async def _prepare(self, connection: Connection, address: Address) -> None:
+        """Take a store that has the script, takes writes and evicts nothing."""
+        probe: Command = ("SET", "wrl:probe", "", "PX", 1000)
+        load: Command = ("SCRIPT", "LOAD", self._script)
+        for reply in await connection.exchange([load, probe]):
+            if isinstance(reply, Exception):
+                raise_for(reply)
+        problem = await unfit(connection)
+        if self._on_unfit(problem):
+            msg = f"{address}: {problem}"
+            raise StoreUnavailable(msg)
 
-    async def _connect(self) -> tuple[Connection, Address]:
-        """Return a connection to a store that has the script, takes writes and evicts nothing."""
-        address = await self._location.find()
-        connection = await open_connection(address, timeout_s=self._timeout_s)
-        try:
-            probe: Command = ("SET", "wrl:probe", "", "PX", 1000)
-            load: Command = ("SCRIPT", "LOAD", self._script)
-            for reply in await connection.exchange([load, probe]):
-                if isinstance(reply, Exception):
-                    raise_for(reply)
-            problem = await unfit(connection)
-            if self._on_unfit(problem):
-                msg = f"{address}: {problem}"
-                raise StoreUnavailable(msg)  # noqa: TRY301 - whatever is wrong, it is closed below
-        except BaseException:
-            connection.close("refused")
-            raise
-        return connection, address
-
-    async def _tend(self, connection: Connection, address: Address) -> None:
-        """Notice within a second or two that a store hangs or moved; count the replicas."""
-        beat: Command = ("EVAL", _BEAT, 1, "wrl:{replicas}", self._name)
-        while True:
-            await asyncio.sleep(TEND_S)
-            try:
-                if self._name:
-                    (count,) = await connection.exchange([beat])
-                    if isinstance(count, int):
-                        self._on_replicas(count)
-                else:
-                    await connection.exchange([("PING",)])
-                if self._location.moves and (now := await self._location.find()) != address:
-                    connection.close(f"the master is now {now}")
-            except StoreUnavailable:
-                continue  # the connection itself says when it is of no more use
-
-    def _tell(self, *, up: bool, detail: str) -> None:
-        self._on_change(up, detail)
-        self._decided.set()
+    async def _tend(self, connection: Connection) -> None:
+        """Notice a store that hangs; count the replicas."""
+        if not self._name:
+            await connection.exchange([("PING",)])
+            return
+        (count,) = await connection.exchange([("EVAL", _BEAT, 1, "wrl:{replicas}", self._name)])
+        if isinstance(count, int):
+            self._on_replicas(count)
 
 
 def _outcome(reply: list[int], rules: int) -> Outcome:

@@ -3,12 +3,13 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, SecretStr
+from pydantic import Field
 
-from services.common.settings import CommaSeparated, CommonSettings, SettingsError, split_address
+from services.common.settings import CommaSeparated, SettingsError
+from services.common.valkey_settings import StoreSettings
 
 
-class RatelimitSettings(CommonSettings):
+class RatelimitSettings(StoreSettings):
     """The limits, the store that holds them, and what applies when it is down."""
 
     listen: str = Field(
@@ -20,6 +21,14 @@ class RatelimitSettings(CommonSettings):
         "127.0.0.1:9465",
         validation_alias="WEAVER_RATELIMIT_METRICS_LISTEN",
         description="Where the limiter serves Prometheus metrics; empty: nowhere.",
+    )
+    health_listen: str = Field(
+        "",
+        validation_alias="WEAVER_RATELIMIT_HEALTH_LISTEN",
+        description=(
+            "Where health checks, and nothing else, are answered without TLS: `host:port`; empty: "
+            "nowhere. In containers 0.0.0.0:9475."
+        ),
     )
     limit_clients: CommaSeparated = Field(
         ("gateway",),
@@ -147,58 +156,6 @@ class RatelimitSettings(CommonSettings):
         validation_alias="WEAVER_RATELIMIT_STORE_TIMEOUT_MS",
         description="How long one exchange with the store may take.",
     )
-    redis_host: str = Field(
-        "localhost",
-        validation_alias="REDIS_HOST",
-        description="Host of Valkey or Redis; production must set it or the Unix socket.",
-    )
-    redis_port: int = Field(
-        6379, ge=1, le=65_535, validation_alias="REDIS_PORT", description="Its TCP port."
-    )
-    redis_unix_socket: Path | None = Field(
-        None,
-        validation_alias="REDIS_UNIX_SOCKET",
-        description="Path of its Unix socket, instead of host and port.",
-    )
-    redis_username: str = Field(
-        "",
-        validation_alias="REDIS_USERNAME",
-        description="Its user for access control lists; empty: the default user.",
-    )
-    redis_password: SecretStr = Field(
-        SecretStr(""),
-        validation_alias="REDIS_PASSWORD",
-        description="Its password; empty: none.",
-    )
-    redis_db: int = Field(
-        0, ge=0, validation_alias="REDIS_DB", description="The number of its database."
-    )
-    redis_tls: bool = Field(
-        default=False,
-        validation_alias="REDIS_TLS",
-        description="Reach it by TLS and verify its certificate.",
-    )
-    redis_tls_ca: Path | None = Field(
-        None,
-        validation_alias="REDIS_TLS_CA",
-        description="The CA that signed its certificate; unset: the system's.",
-    )
-
-    redis_sentinels: CommaSeparated = Field(
-        (),
-        validation_alias="REDIS_SENTINELS",
-        description="`host:port` of each sentinel; then they say where the master is.",
-    )
-    redis_sentinel_master: str = Field(
-        "mymaster",
-        validation_alias="REDIS_SENTINEL_MASTER",
-        description="The name that the sentinels watch the master by.",
-    )
-    redis_sentinel_password: SecretStr = Field(
-        SecretStr(""),
-        validation_alias="REDIS_SENTINEL_PASSWORD",
-        description="The sentinels' own password; empty: none.",
-    )
 
     @property
     def allowed_clients(self) -> frozenset[str]:
@@ -212,9 +169,6 @@ class RatelimitSettings(CommonSettings):
             SettingsError: naming the variable.
         """
         super().check()
-        for sentinel in self.redis_sentinels:
-            split_address(sentinel, "REDIS_SENTINELS")
-        where = {"redis_host", "redis_unix_socket", "redis_sentinels"}
-        if self.production and not where & self.model_fields_set:
+        if self.production and not self.store_is_named:
             msg = "REDIS_HOST: production needs a shared store; set it, or REDIS_SENTINELS."
             raise SettingsError(msg)

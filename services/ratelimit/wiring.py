@@ -1,7 +1,6 @@
 """From settings to a component: the store, the limiter, and who is told when the store is down."""
 
 import secrets
-import ssl
 from contextlib import AsyncExitStack
 from functools import partial
 from typing import Any
@@ -14,13 +13,12 @@ from services.common.clock import SystemClock
 from services.common.component import Component
 from services.common.health import Health
 from services.common.local import LocalChannel
-from services.common.settings import SettingsError, split_address
-from services.common.valkey import Address
+from services.common.settings import SettingsError
+from services.common.valkey_settings import location
 from services.ratelimit import defaults
 from services.ratelimit.degradation import Degradation
 from services.ratelimit.envoy import EnvoyServicer
 from services.ratelimit.limiter import Limiter
-from services.ratelimit.location import Fixed, Location, Sentinels
 from services.ratelimit.memory_store import MemoryStore
 from services.ratelimit.metrics import Metrics
 from services.ratelimit.policy import Policy
@@ -32,7 +30,7 @@ from services.ratelimit.servicer import RateLimitServicer
 from services.ratelimit.settings import RatelimitSettings
 from weaver.ratelimit.v1 import ratelimit_service_pb2_grpc
 
-SENTINEL_TIMEOUT_S = 0.25
+STORE_CLIENT = "weaver-ratelimit"
 
 
 async def build(
@@ -80,9 +78,10 @@ async def build(
         if limiter is not None:
             limiter.set_replicas(shares)
 
+    timeout_s = settings.store_timeout_ms / 1000
     store = RedisStore(
-        location(settings),
-        timeout_s=settings.store_timeout_ms / 1000,
+        location(settings, client=STORE_CLIENT, timeout_s=timeout_s),
+        timeout_s=timeout_s,
         on_change=degradation.store_changed,
         name=secrets.token_hex(8),
         on_replicas=Recent(replicas_counted, clock).counted,
@@ -122,50 +121,6 @@ async def build(
         register=partial(_register, servicer, envoy),
         health=health,
         metrics=registry,
-    )
-
-
-def location(settings: RatelimitSettings) -> Location:
-    """Return what knows where the store is.
-
-    Raises:
-        SettingsError: the store's CA cannot be read.
-    """
-    store = address(settings)
-    if not settings.redis_sentinels:
-        return Fixed(store)
-    places = [split_address(text, "REDIS_SENTINELS") for text in settings.redis_sentinels]
-    password = settings.redis_sentinel_password.get_secret_value()
-    return Sentinels(
-        [Address(host, port, password=password, tls=store.tls) for host, port in places],
-        settings.redis_sentinel_master,
-        store,
-        timeout_s=max(settings.store_timeout_ms / 1000, SENTINEL_TIMEOUT_S),
-    )
-
-
-def address(settings: RatelimitSettings) -> Address:
-    """Return where the store is, or how to get in where sentinels say where.
-
-    Raises:
-        SettingsError: the store's CA cannot be read.
-    """
-    tls = None
-    if settings.redis_tls and settings.redis_unix_socket is None:
-        try:
-            tls = ssl.create_default_context(cafile=settings.redis_tls_ca)
-        except (OSError, ssl.SSLError) as error:
-            msg = f"REDIS_TLS_CA: cannot use {settings.redis_tls_ca}: {error}"
-            raise SettingsError(msg) from None
-    return Address(
-        host=settings.redis_host,
-        port=settings.redis_port,
-        unix_socket=settings.redis_unix_socket,
-        database=settings.redis_db,
-        username=settings.redis_username,
-        password=settings.redis_password.get_secret_value(),
-        tls=tls,
-        client="weaver-ratelimit",
     )
 
 

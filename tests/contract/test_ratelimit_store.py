@@ -9,7 +9,7 @@ from typing import NamedTuple
 import pytest
 
 from services.common.valkey import Address
-from services.ratelimit.location import Fixed
+from services.common.valkey_location import Fixed
 from services.ratelimit.memory_store import MemoryStore
 from services.ratelimit.policy import Policy, account_of
 from services.ratelimit.ports import Caller, Operation, Outcome, Status, Store, Verb

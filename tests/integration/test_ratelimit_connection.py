@@ -11,9 +11,9 @@ import pytest
 from services.common import certificates
 from services.common.settings import load
 from services.common.valkey import Address, Connection, open_connection
+from services.common.valkey_settings import address
 from services.ratelimit.ports import StoreUnavailable
 from services.ratelimit.settings import RatelimitSettings
-from services.ratelimit.wiring import address
 from tests.fakes.valkey import Valkey
 
 Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -80,12 +80,12 @@ async def test_tls_verifies_the_server_and_carries_commands(
         redis_tls=True,
         redis_tls_ca=tls / "ca.pem",
     )
-    connection = await connect(stack, address(trusting))
+    connection = await connect(stack, address(trusting, client="test"))
     assert await connection.exchange([("PING",)]) == [b"PONG"]
     connection.close("done")
     stranger = load(RatelimitSettings, redis_host="localhost", redis_port=port, redis_tls=True)
     with pytest.raises(StoreUnavailable, match="certificate verify failed"):
-        await connect(stack, address(stranger))
+        await connect(stack, address(stranger, client="test"))
 
 
 async def test_what_is_not_redis_is_refused(stack: AsyncExitStack) -> None:

@@ -14,10 +14,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from services.common.valkey import Address, Connection, open_connection
+from services.common.valkey_location import Fixed
 from services.ratelimit import redis_store
 from services.ratelimit.account import Account
 from services.ratelimit.calendar_window import window
-from services.ratelimit.location import Fixed
 from services.ratelimit.ports import Operation, Status, Verb
 from services.ratelimit.redis_store import RedisStore
 from services.ratelimit.rule import Rule, RuleSet, Unit
@@ -145,7 +145,7 @@ async def test_what_a_dead_gateway_left_is_freed_in_small_steps(connection: Conn
     """No operation looks at more than a few hundred of the reservations that have ended."""
     rules, name = RuleSet((Rule("at_once", Unit.CONCURRENCY, 0, 20_000),)), b"crowd"
     store = redis_store.RedisStore(Fixed(Address()), timeout_s=5, on_change=lambda up, detail: None)
-    store._connection = connection
+    store._link.connection = connection
     await connection.exchange([("SCRIPT", "LOAD", store._script)])
 
     def reserve(ttl_us: int) -> Operation:

@@ -16,7 +16,7 @@ from services.common.component import Component
 from services.common.local import LocalChannel
 from services.common.settings import load
 from services.common.valkey import Address
-from services.ratelimit.location import Sentinels
+from services.common.valkey_location import Sentinels
 from services.ratelimit.ports import StoreUnavailable
 from services.ratelimit.settings import RatelimitSettings
 from services.ratelimit.wiring import build

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from services.common.valkey import Address, Connection, open_connection
+from services.common.valkey_location import Fixed
 from services.ratelimit.decision import Standing
-from services.ratelimit.location import Fixed
 from services.ratelimit.policy import Policy, account_of
 from services.ratelimit.ports import Caller, Operation, Status, StoreUnavailable, Verb
 from services.ratelimit.redis_store import RedisStore

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from services.common.settings import SettingsError, load
+from services.common.valkey_settings import address
 from services.ratelimit.settings import RatelimitSettings
-from services.ratelimit.wiring import address
 
 
 def test_the_guides_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -50,7 +50,7 @@ def test_the_password_comes_from_a_file_and_is_never_shown(
     secret.write_text("open sesame\n")
     monkeypatch.setenv("REDIS_PASSWORD_FILE", str(secret))
     settings = load(RatelimitSettings)
-    where = address(settings)
+    where = address(settings, client="test")
     assert where.password == "open sesame"
     assert "sesame" not in repr(where) + str(where) + repr(settings)
 
@@ -59,4 +59,4 @@ def test_a_ca_that_cannot_be_read_stops_the_start(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("REDIS_TLS", "true")
     monkeypatch.setenv("REDIS_TLS_CA", "/nonexistent/ca.pem")
     with pytest.raises(SettingsError, match="REDIS_TLS_CA"):
-        address(load(RatelimitSettings))
+        address(load(RatelimitSettings), client="test")

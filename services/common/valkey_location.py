@@ -12,8 +12,7 @@ from typing import Final, Protocol, cast
 
 import msgspec
 
-from services.common.valkey import Address, Connection, open_connection
-from services.ratelimit.ports import StoreUnavailable
+from services.common.valkey import Address, Connection, StoreUnavailable, open_connection
 
 FIRST_ANSWERS_S: Final = 0.2
 """How long to wait for every sentinel when one has answered."""
