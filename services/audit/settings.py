@@ -28,6 +28,14 @@ class AuditSettings(CommonSettings):
         validation_alias="WEAVER_AUDIT_METRICS_LISTEN",
         description="Where Prometheus reads its metrics: `host:port`; empty for nowhere.",
     )
+    health_listen: str = Field(
+        "",
+        validation_alias="WEAVER_AUDIT_HEALTH_LISTEN",
+        description=(
+            "Where health checks, and nothing else, are answered without TLS: `host:port`; empty: "
+            "nowhere. In containers 0.0.0.0:9477."
+        ),
+    )
     allowed_clients: Annotated[frozenset[str], NoDecode] = Field(
         frozenset({"gateway", "ratelimit", "model"}),
         validation_alias="WEAVER_AUDIT_ALLOWED_CLIENTS",

@@ -14,9 +14,9 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from services.common.errors import NotFound
 
 SERVICE_NAME = "grpc.health.v1.Health"
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 _UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
-_SERVING = health_pb2.HealthCheckResponse.SERVING
-_NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
 class Health:
@@ -82,7 +82,7 @@ class HealthServicer(health_pb2_grpc.HealthServicer):
 
     def __init__(self, health: Health, services: Iterable[str]) -> None:
         """See the class."""
-        self._health = health
+        self.health = health
         self._services = frozenset(services)
 
     async def Check(  # noqa: N802 - gRPC's name
@@ -103,7 +103,7 @@ class HealthServicer(health_pb2_grpc.HealthServicer):
         context: object,  # noqa: ARG002 - gRPC's signature
     ) -> Any:  # noqa: ANN401
         """Return the state of every name."""
-        names = {*self._health.snapshot(), *self._services}
+        names = {*self.health.snapshot(), *self._services}
         statuses = {
             name: health_pb2.HealthCheckResponse(status=self._status(name)) for name in names
         }
@@ -117,19 +117,19 @@ class HealthServicer(health_pb2_grpc.HealthServicer):
         """Yield the state of one name now and at each change, until the service drains."""
         last: int | None = None
         while True:
-            change = self._health.next_change()
+            change = self.health.next_change()
             status = self._status(request.service)
             if status != last:
                 last = status
                 yield health_pb2.HealthCheckResponse(status=status)
-            if self._health.draining:
+            if self.health.draining:
                 return
             await change.wait()
 
     def _status(self, name: str) -> Any:  # noqa: ANN401 - the stubs have no name for it
         if name in self._services:
             name = ""
-        state = self._health.snapshot().get(name)
+        state = self.health.snapshot().get(name)
         if state is None:
             return _UNKNOWN
-        return _SERVING if state[0] else _NOT_SERVING
+        return SERVING if state[0] else NOT_SERVING

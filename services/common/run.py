@@ -17,6 +17,7 @@ import uvloop
 
 from services.common import logs
 from services.common.component import Component
+from services.common.health_port import serve_health
 from services.common.metrics import serve_metrics
 from services.common.server import Listener, ServerHandle, start_server
 from services.common.settings import CommonSettings, SettingsError, load_or_exit
@@ -37,6 +38,11 @@ class Served(Protocol):
     @property
     def metrics_listen(self) -> str:
         """Where to serve metrics: `host:port`; empty for nowhere."""
+        ...
+
+    @property
+    def health_listen(self) -> str:
+        """Where to answer health checks in clear text: `host:port`; empty for nowhere."""
         ...
 
     @property
@@ -73,13 +79,15 @@ async def host(
     if listeners is None:
         listeners = (Listener(served.listen, variable=f"{prefix}_LISTEN"),)
     serve_metrics(component.metrics, served.metrics_listen, f"{prefix}_METRICS_LISTEN", stack)
-    return await start_server(
+    handle = await start_server(
         component,
         settings,
         stack,
         listeners,
         allowed_clients=getattr(served, "allowed_clients", ()),
     )
+    await serve_health(component, served.health_listen, f"{prefix}_HEALTH_LISTEN", stack)
+    return handle
 
 
 def settle_in() -> None:
@@ -138,7 +146,9 @@ def serve(
             if component.reload is not None:
                 asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, component.reload)
             await until_stopped()
-            _log.info("draining", grace_s=settings.drain_seconds)
+            notice_s = settings.drain_notice_seconds
+            _log.info("draining", notice_s=notice_s, grace_s=settings.drain_seconds)
+            await handle.announce(notice_s)
             await drain((handle,), settings.drain_seconds)
         _log.info("stopped")
 

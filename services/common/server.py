@@ -49,11 +49,8 @@ _OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),
 )
-# gRPC spreads the age by a tenth either way. A long stream gets an hour to end by itself.
-_AGE_OPTIONS: tuple[tuple[str, int], ...] = (
-    ("grpc.max_connection_age_ms", 30 * 60_000),
-    ("grpc.max_connection_age_grace_ms", 60 * 60_000),
-)
+# A long stream gets an hour to end by itself.
+_AGE_GRACE_MS = 60 * 60_000
 
 
 class Kind(enum.Enum):
@@ -102,6 +99,11 @@ class ServerHandle:
             for address in addresses
         )
         self._servers = tuple(servers)
+
+    async def announce(self, notice_s: float) -> None:
+        """Report not serving, and take calls for so long still, so that callers can look around."""
+        self.component.health.drain()
+        await asyncio.sleep(notice_s)
 
     async def drain(self, grace_s: float) -> None:
         """Report not serving, refuse new calls, let those in flight end within the grace."""
@@ -160,7 +162,7 @@ async def start_server(  # noqa: PLR0913 - each is a decision of the host
         unix = listener.address.startswith("unix:")
         server = grpc.aio.server(
             interceptors=[Chain(chain)],
-            options=_OPTIONS if unix else (*_OPTIONS, *_AGE_OPTIONS),
+            options=_OPTIONS if unix else (*_OPTIONS, *_age(settings)),
         )
         _register(component, server, settings)
         addresses.append(_bind(server, listener, settings, component.name))
@@ -169,6 +171,17 @@ async def start_server(  # noqa: PLR0913 - each is a decision of the host
         servers.append(server)
     _log.info("listening", service=component.name, addresses=addresses)
     return ServerHandle(component, servers, addresses)
+
+
+def _age(settings: CommonSettings) -> tuple[tuple[str, int], ...]:
+    """Return how old a connection gets: its client then looks up the address anew, and connects.
+
+    gRPC spreads the age by a tenth either way.
+    """
+    return (
+        ("grpc.max_connection_age_ms", int(settings.connection_age_seconds * 1000)),
+        ("grpc.max_connection_age_grace_ms", _AGE_GRACE_MS),
+    )
 
 
 async def _renew(settings: CommonSettings) -> None:

@@ -88,6 +88,26 @@ class CommonSettings(BaseSettings):
         validation_alias="WEAVER_DRAIN_SECONDS",
         description="How long calls in flight may go on after SIGTERM.",
     )
+    drain_notice_seconds: float = Field(
+        default=0.0,
+        ge=0,
+        le=600,
+        validation_alias="WEAVER_DRAIN_NOTICE_SECONDS",
+        description=(
+            "How long before that a service says that it leaves and still takes calls, so that "
+            "those who call it find another first. `weaver up` does not wait."
+        ),
+    )
+    connection_age_seconds: float = Field(
+        default=1800.0,
+        ge=1,
+        le=86_400,
+        validation_alias="WEAVER_CONNECTION_AGE_SECONDS",
+        description=(
+            "How old a connection to a service gets. Its client then looks up the address anew, so "
+            "this is how long a new replica waits for its share of the calls."
+        ),
+    )
 
     @property
     def production(self) -> bool:

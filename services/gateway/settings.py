@@ -36,6 +36,14 @@ class GatewaySettings(TokenSettings):
         validation_alias="WEAVER_GATEWAY_METRICS_LISTEN",
         description="Where Prometheus metrics are served; empty switches them off.",
     )
+    health_listen: str = Field(
+        "",
+        validation_alias="WEAVER_GATEWAY_HEALTH_LISTEN",
+        description=(
+            "Where health checks, and nothing else, are answered without TLS: `host:port`; empty: "
+            "nowhere. In containers 0.0.0.0:9474."
+        ),
+    )
     ratelimit_address: str = Field(
         "127.0.0.1:8001",
         validation_alias="WEAVER_RATELIMIT_ADDRESS",

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import random
 import re
 import socket
 from contextlib import AsyncExitStack
@@ -25,6 +26,8 @@ from services.common.settings import pem
 from services.common.status import http_status
 from services.gateway import audit_client, limit_client, model_client, openai
 from services.gateway.admin_servicer import AdminServicer
+from services.gateway.admission import Capacity, Door
+from services.gateway.admission_metrics import AdmissionMetrics, SheddingLog
 from services.gateway.audit_admin_servicer import AuditAdminServicer
 from services.gateway.audit_client import AuditClient
 from services.gateway.audit_servicer import AuditReaderServicer
@@ -134,6 +137,7 @@ async def build(
     pipeline = Pipeline(
         authenticator=_authenticator(settings),
         authorizer=Authorizer(),
+        door=_door(settings, clock, registry),
         catalogue=Catalogue(model, clock),
         limiter=limiter,
         model=model,
@@ -185,7 +189,8 @@ async def build(
 
     stack.push_async_callback(capture.close, settings.drain_seconds)
     stack.push_async_callback(_flush, recorder, refusals, limiter, clock, settings.drain_seconds)
-    stopping = asyncio.create_task(_stop_streams(pipeline, health, settings.drain_seconds))
+    leaving_s = settings.drain_notice_seconds + settings.drain_seconds
+    stopping = asyncio.create_task(_stop_streams(pipeline, health, leaving_s))
     stack.push_async_callback(_end, stopping)
     started = Event(
         EventType.SERVICE_STARTED, clock.time(), attributes=start_attributes(NAME, settings)
@@ -233,6 +238,18 @@ def _authenticator(settings: GatewaySettings) -> Authenticator:
         )
         tokens = Tokens(policy, SystemClock())
     return Authenticator(keys, tokens)
+
+
+def _door(settings: GatewaySettings, clock: SystemClock, registry: CollectorRegistry) -> Door:
+    capacity = Capacity(
+        calls=settings.max_in_flight,
+        calls_per_caller=settings.max_in_flight_per_caller,
+        body_bytes=settings.max_in_flight_bytes,
+        delay_s=settings.shed_delay_ms / 1000,
+    )
+    door = Door(capacity, clock, random.random, SheddingLog())
+    AdmissionMetrics(door, capacity, registry)
+    return door
 
 
 def _capture_rule(settings: GatewaySettings) -> CaptureRule | None:

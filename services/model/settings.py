@@ -24,6 +24,14 @@ class ModelSettings(CommonSettings):
         validation_alias="WEAVER_MODEL_METRICS_LISTEN",
         description="Where the service serves Prometheus metrics; empty: nowhere.",
     )
+    health_listen: str = Field(
+        "",
+        validation_alias="WEAVER_MODEL_HEALTH_LISTEN",
+        description=(
+            "Where health checks, and nothing else, are answered without TLS: `host:port`; empty: "
+            "nowhere. In containers 0.0.0.0:9476."
+        ),
+    )
     allowed_clients: CommaSeparated = Field(
         ("gateway",),
         validation_alias="WEAVER_MODEL_ALLOWED_CLIENTS",

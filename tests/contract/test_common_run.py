@@ -98,6 +98,21 @@ async def test_a_signal_lets_calls_in_flight_end_then_cleans_up(
     assert "rpc" in events
 
 
+async def test_a_service_that_leaves_takes_calls_until_its_callers_could_look_around(
+    start: Start, tmp_path: Path
+) -> None:
+    service = await start(WEAVER_DRAIN_NOTICE_SECONDS="1", WEAVER_DRAIN_SECONDS="1")
+    address = (await service.line("listening"))["addresses"][0]
+    settings = CommonSettings(state_dir=tmp_path)
+    async with open_channel(address, settings, own="gateway", peer="ratelimit") as channel:
+        stub = ratelimit_service_pb2_grpc.RateLimitServiceStub(channel)
+        await call(stub.Peek, pb.PeekRequest(), timeout_s=10)
+        service.process.send_signal(signal.SIGTERM)
+        assert (await service.line("draining"))["notice_s"] == 1
+        await call(stub.Peek, pb.PeekRequest(), timeout_s=10)
+    assert await asyncio.wait_for(service.process.wait(), 5) == 0
+
+
 async def test_a_taken_port_ends_the_process_with_a_sentence(start: Start) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

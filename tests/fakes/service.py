@@ -21,6 +21,7 @@ class FakeSettings(CommonSettings):
     metrics_listen: str = Field(
         default="127.0.0.1:0", validation_alias="WEAVER_RATELIMIT_METRICS_LISTEN"
     )
+    health_listen: str = Field(default="", validation_alias="WEAVER_RATELIMIT_HEALTH_LISTEN")
     allowed_clients: CommaSeparated = Field(
         default=("gateway",), validation_alias="WEAVER_RATELIMIT_ALLOWED_CLIENTS"
     )
