@@ -10,6 +10,7 @@ from typing import Protocol
 
 from services.common.clock import Clock
 from services.common.errors import Unavailable, WeaverError
+from services.gateway.admission import Place
 from services.gateway.calls import Ask, Call
 from services.gateway.events import (
     CaptureRule,
@@ -65,6 +66,7 @@ class Exchange:
         limiter: takes the settlement.
         clock: for times and durations.
         http_status: the HTTP status that an error becomes.
+        place: the request's among those in flight; whoever ends the request leaves it.
         capture: which texts are captured; None for none.
         unrecorded: is told of a request that goes on although the log does not answer; None where
             such a request is refused.
@@ -86,6 +88,7 @@ class Exchange:
         "ask",
         "call",
         "closed",
+        "place",
         "principal",
         "prompt",
         "redactor",
@@ -104,6 +107,7 @@ class Exchange:
         limiter: Limiter,
         clock: Clock,
         http_status: Callable[[WeaverError], int],
+        place: Place,
         capture: CaptureRule | None = None,
         unrecorded: Unrecorded | None = None,
     ) -> None:
@@ -113,6 +117,7 @@ class Exchange:
         self.principal = principal
         self.admission = admission
         self.redactor = redactor
+        self.place = place
         self.prompt = ask.body
         self.answer_commitments = Commitments(capture)
         self._capture = capture

@@ -17,6 +17,7 @@ from weakref import WeakSet
 from services.common.batching import Company
 from services.common.clock import Clock
 from services.common.errors import Internal, Unavailable, WeaverError
+from services.gateway.admission import Door, Place
 from services.gateway.authentication import Authenticator
 from services.gateway.authorization import Authorizer, Scope
 from services.gateway.body import text_tokens, wrong
@@ -78,6 +79,7 @@ class Pipeline:
     Args:
         authenticator: says who is calling.
         authorizer: says what they may do.
+        door: says whether there is room for one more.
         catalogue: the public models.
         limiter: the limits.
         model: the providers.
@@ -97,6 +99,7 @@ class Pipeline:
         *,
         authenticator: Authenticator,
         authorizer: Authorizer,
+        door: Door,
         catalogue: Catalogue,
         limiter: Limiter,
         model: Model,
@@ -112,6 +115,7 @@ class Pipeline:
         """See the class."""
         self._authenticator = authenticator
         self._authorizer = authorizer
+        self._door = door
         self._catalogue = catalogue
         self._limiter = limiter
         self._model = model
@@ -159,10 +163,12 @@ class Pipeline:
                 await exchange.open()
                 if exchange.ask.stream:
                     return await self._streamed(exchange)
-                return await self._whole(exchange)
+                response = await self._whole(exchange)
             except BaseException as error:
                 self._abandon(exchange, error)
                 raise
+        exchange.place.leave()
+        return response
 
     def stop_streams(self) -> None:
         """End the streams that are under way, each as its dialect says."""
@@ -197,10 +203,12 @@ class Pipeline:
         except BaseException as error:
             self._abandon(exchange, error)
             raise
+        exchange.place.leave()
         return result, exchange.admission, record
 
     def _abandon(self, exchange: Exchange, error: BaseException) -> None:
         """Close an exchange that failed, whatever the failure."""
+        exchange.place.leave()
         known = error
         if isinstance(error, WeaverError):
             _hide(error, exchange.redactor)
@@ -232,9 +240,11 @@ class Pipeline:
     async def _admit(self, call: Call) -> Exchange:
         """Decide whether a call may be made; a refusal is counted here, once."""
         principal: Principal | None = None
+        place: Place | None = None
         try:
             principal = await self._authenticator.authenticate(call.header)
             self._authorizer.require(principal, call.surface.scope)
+            place = self._door.enter(principal, len(call.body))
             ask = await self._read(call)
             model = None
             if call.surface.dialect:
@@ -251,6 +261,8 @@ class Pipeline:
             if not admission.admitted:
                 raise LimitExceeded(admission, call.surface.name)  # noqa: TRY301 - a refusal like the others
         except BaseException as error:
+            if place is not None:
+                place.leave()
             self._refuse(call, principal, error)
             raise
         return Exchange(
@@ -264,12 +276,14 @@ class Pipeline:
             limiter=self._limiter,
             clock=self._clock,
             http_status=self._http_status,
+            place=place,
             capture=self._settings.capture if call.surface.dialect else None,
             unrecorded=self._unrecorded,
         )
 
     async def _whole(self, exchange: Exchange) -> WholeResponse:
         exchange.leave()
+        exchange.place.pass_on(exchange.call.arrived)
         with self._company.absence:
             answer = await self._model.generate(
                 self._model_call(exchange), timeout_s=self._remaining(exchange)
@@ -285,6 +299,7 @@ class Pipeline:
 
     async def _streamed(self, exchange: Exchange) -> Stream:
         exchange.leave()
+        exchange.place.pass_on(exchange.call.arrived)
         # The port says iterator; what the clients return can also be closed.
         steps = cast(
             "AsyncGenerator[StreamStep, None]", self._model.stream(self._model_call(exchange))

@@ -6,6 +6,7 @@ from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import NoDecode
 
 from services.common.settings import SettingsError
+from services.gateway.admission_settings import AdmissionSettings
 from services.gateway.token_settings import TokenSettings
 
 SHORTEST_API_KEY = 20
@@ -15,7 +16,7 @@ MODES = frozenset(("api_key", "jwt"))
 Names = Annotated[tuple[str, ...], NoDecode]
 
 
-class GatewaySettings(TokenSettings):
+class GatewaySettings(TokenSettings, AdmissionSettings):
     """What the gateway reads from its environment."""
 
     listen: str = Field(

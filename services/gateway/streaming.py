@@ -124,6 +124,7 @@ class Stream:
 
     async def aclose(self) -> None:
         """End the response; before its end this cancels the provider."""
+        self._exchange.place.leave()
         if not self._exchange.closed:
             self._commit()
             self._exchange.cancel(self._events)

@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from services.common.batching import Company
 from services.common.errors import WeaverError
 from services.gateway import openai
+from services.gateway.admission import Capacity, Door
 from services.gateway.authentication import APIKeys, Authenticator
 from services.gateway.authorization import Authorizer, Scope
 from services.gateway.calls import Call, Surface
@@ -170,8 +171,10 @@ class Suite:
         roles: tuple[str, ...] = ("user",),
         capture: CaptureRule | None = None,
         unrecorded: Unrecorded | None = None,
+        capacity: Capacity | None = None,
     ) -> None:
         self.clock = StillClock()
+        self.door = Door(capacity or Capacity(), self.clock)
         self.log = FakeLog()
         self.limiter = FakeLimiter()
         self.model = FakeModel()
@@ -183,6 +186,7 @@ class Suite:
         self.pipeline = Pipeline(
             authenticator=Authenticator(APIKeys([KEY], tenant="t", roles=roles), None),
             authorizer=Authorizer(),
+            door=self.door,
             catalogue=Catalogue(self.model, self.clock),
             limiter=self.limiter,
             model=self.model,
