@@ -10,6 +10,7 @@ import signal
 import sys
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import Protocol, TypeVar, cast
 
 import structlog
@@ -120,6 +121,15 @@ async def drain(handles: Iterable[ServerHandle], grace_s: float) -> None:
     await asyncio.gather(*(handle.drain(grace_s) for handle in handles))
 
 
+def _on_hangup(reload: Callable[[], None] | None) -> None:
+    """Have SIGHUP read files again; where there is nothing to read, it ends only in a terminal."""
+    if reload is None:
+        if sys.stdin is not None and sys.stdin.isatty():
+            return
+        reload = partial(_log.info, "told to reload: files are read again by themselves")
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload)
+
+
 def serve(
     kind: type[Settings], build: Build[Settings], *, listeners: Listeners[Settings] | None = None
 ) -> None:
@@ -143,8 +153,7 @@ def serve(
             where = None if listeners is None else listeners(settings)
             handle = await host(component, settings, stack, listeners=where)
             settle_in()
-            if component.reload is not None:
-                asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, component.reload)
+            _on_hangup(component.reload)
             await until_stopped()
             notice_s = settings.drain_notice_seconds
             _log.info("draining", notice_s=notice_s, grace_s=settings.drain_seconds)

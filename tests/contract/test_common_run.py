@@ -66,6 +66,7 @@ async def start(tmp_path: Path) -> AsyncIterator[Any]:
                 "WEAVER_STATE_DIR": str(tmp_path),
                 **environment,
             },
+            stdin=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.PIPE,
         )
         processes.append(process)
@@ -96,6 +97,24 @@ async def test_a_signal_lets_calls_in_flight_end_then_cleans_up(
     assert await asyncio.wait_for(service.process.wait(), 5) == 0
     assert events[-2:] == ["cleaned up", "stopped"]
     assert "rpc" in events
+
+
+async def test_a_hangup_ends_no_service_that_has_nothing_to_reload(start: Start) -> None:
+    service = await start()
+    await service.line("listening")
+    while not _handles(service.process.pid, signal.SIGHUP):
+        await asyncio.sleep(0.01)
+    service.process.send_signal(signal.SIGHUP)
+    await service.line("told to reload: files are read again by themselves")
+    service.process.send_signal(signal.SIGTERM)
+    assert await asyncio.wait_for(service.process.wait(), 15) == 0
+
+
+def _handles(pid: int, number: signal.Signals) -> bool:
+    """Return whether a process catches a signal."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    mask = next(line for line in status.splitlines() if line.startswith("SigCgt"))
+    return bool(int(mask.split()[1], 16) >> (number - 1) & 1)
 
 
 async def test_a_service_that_leaves_takes_calls_until_its_callers_could_look_around(
