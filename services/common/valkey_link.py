@@ -23,6 +23,8 @@ class Link:
 
     Attributes:
         connection: the one that is good now; None while the store is down.
+        address: where it goes to.
+        made: how many connections there have been.
 
     Args:
         location: where the store is.
@@ -43,6 +45,8 @@ class Link:
     ) -> None:
         """See the class."""
         self.connection: Connection | None = None
+        self.address: Address | None = None
+        self.made = 0
         self._location = location
         self._timeout_s = timeout_s
         self._prepare = prepare
@@ -75,7 +79,8 @@ class Link:
                 self._tell(up=False, detail=str(error))
             else:
                 since = loop.time()
-                self.connection = connection
+                self.connection, self.address = connection, address
+                self.made += 1
                 self._tell(up=True, detail=str(address))
                 tending = asyncio.create_task(self._look_after(connection, address))
                 try:

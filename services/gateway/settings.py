@@ -2,21 +2,20 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, field_validator
 from pydantic_settings import NoDecode
 
 from services.common.settings import SettingsError
 from services.gateway.admission_settings import AdmissionSettings
+from services.gateway.apikeys.settings import ApiKeySettings
 from services.gateway.token_settings import TokenSettings
 
-SHORTEST_API_KEY = 20
-DEVELOPMENT_KEY = "wv-dev-"
 MODES = frozenset(("api_key", "jwt"))
 
 Names = Annotated[tuple[str, ...], NoDecode]
 
 
-class GatewaySettings(TokenSettings, AdmissionSettings):
+class GatewaySettings(ApiKeySettings, TokenSettings, AdmissionSettings):
     """What the gateway reads from its environment."""
 
     listen: str = Field(
@@ -64,23 +63,6 @@ class GatewaySettings(TokenSettings, AdmissionSettings):
         ("api_key",),
         validation_alias="WEAVER_AUTH_MODE",
         description="`api_key`, `jwt`, or both with a comma between.",
-    )
-    allowed_api_keys: SecretStr = Field(
-        SecretStr(""),
-        validation_alias="WEAVER_ALLOWED_API_KEYS",
-        description="The API keys that are accepted, with commas between.",
-    )
-    api_key_roles: Names = Field(
-        ("user",),
-        validation_alias="WEAVER_API_KEY_ROLES",
-        description="The roles of all of these API keys, with commas between.",
-    )
-    default_tenant: str = Field(
-        "default",
-        min_length=1,
-        max_length=256,
-        validation_alias="WEAVER_DEFAULT_TENANT",
-        description="The tenant of API keys, and of tokens without a tenant claim.",
     )
     pii_redact: bool = Field(
         default=True,
@@ -176,7 +158,7 @@ class GatewaySettings(TokenSettings, AdmissionSettings):
         description="This process's name among the log's writers; empty: from the host's name.",
     )
 
-    @field_validator("auth_mode", "api_key_roles", mode="before")
+    @field_validator("auth_mode", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if isinstance(value, str):
@@ -191,12 +173,6 @@ class GatewaySettings(TokenSettings, AdmissionSettings):
             raise ValueError(msg)
         return value
 
-    @property
-    def api_keys(self) -> tuple[str, ...]:
-        """The API keys, in clear."""
-        keys = self.allowed_api_keys.get_secret_value().split(",")
-        return tuple(key.strip() for key in keys if key.strip())
-
     def check(self) -> None:
         """Refuse what cannot work.
 
@@ -206,22 +182,11 @@ class GatewaySettings(TokenSettings, AdmissionSettings):
         super().check()
         if "jwt" in self.auth_mode:
             self.check_tokens()
-        if self.auth_mode == ("api_key",) and not self.api_keys:
-            msg = "WEAVER_ALLOWED_API_KEYS: WEAVER_AUTH_MODE is `api_key`, so a key is needed."
-            raise SettingsError(msg)
-        if self.production and any(_weak(key) for key in self.api_keys):
-            msg = (
-                "WEAVER_ALLOWED_API_KEYS: production refuses development keys and keys of under "
-                f"{SHORTEST_API_KEY} characters; make one with `openssl rand -hex 32`."
-            )
-            raise SettingsError(msg)
+        if "api_key" in self.auth_mode:
+            self.check_api_keys(alone=self.auth_mode == ("api_key",))
         if self.production and self.audit_on_failure == "allow":
             msg = "WEAVER_AUDIT_ON_FAILURE: production records every call; `allow` is refused."
             raise SettingsError(msg)
         if self.production and not self.pii_redact:
             msg = "WEAVER_PII_REDACT: personal data must be redacted in production."
             raise SettingsError(msg)
-
-
-def _weak(key: str) -> bool:
-    return len(key) < SHORTEST_API_KEY or key.startswith(DEVELOPMENT_KEY)
