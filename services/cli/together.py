@@ -19,6 +19,7 @@ from services.common.local import LocalChannel
 from services.common.run import drain, host, settle_in
 from services.common.server import ServerHandle
 from services.common.settings import load
+from services.common.telemetry import Tracing
 from services.gateway import wiring as gateway_wiring
 from services.gateway.settings import GatewaySettings
 from services.model import wiring as model_wiring
@@ -51,16 +52,20 @@ async def start() -> Hosted:
     async with AsyncExitStack() as stack:
         audit = await audit_wiring.build(audit_settings, stack)
         handles = [await host(audit, audit_settings, stack)]
+        audit_tracing = handles[-1].tracing
         ratelimit = await ratelimit_wiring.build(
-            ratelimit_settings, stack, channel_to(audit, "ratelimit")
+            ratelimit_settings, stack, channel_to(audit, "ratelimit", audit_tracing)
         )
         handles.append(await host(ratelimit, ratelimit_settings, stack))
-        model = await model_wiring.build(model_settings, stack, channel_to(audit, "model"))
+        ratelimit_tracing = handles[-1].tracing
+        model = await model_wiring.build(
+            model_settings, stack, channel_to(audit, "model", audit_tracing)
+        )
         handles.append(await host(model, model_settings, stack))
         neighbours = gateway_wiring.Neighbours(
-            ratelimit=channel_to(ratelimit, "gateway"),
-            model=channel_to(model, "gateway"),
-            audit=channel_to(audit, "gateway"),
+            ratelimit=channel_to(ratelimit, "gateway", ratelimit_tracing),
+            model=channel_to(model, "gateway", handles[-1].tracing),
+            audit=channel_to(audit, "gateway", audit_tracing),
         )
         gateway = await gateway_wiring.build(gateway_settings, stack, neighbours)
         listeners = gateway_wiring.listeners(gateway_settings)
@@ -80,9 +85,9 @@ async def start() -> Hosted:
     return Hosted(stop, reload)
 
 
-def channel_to(component: Component, caller: str) -> LocalChannel:
+def channel_to(component: Component, caller: str, tracing: Tracing | None = None) -> LocalChannel:
     """Return a channel to a component of this process, for a caller of it."""
-    channel = LocalChannel(caller)
+    channel = LocalChannel(caller, component.calls, tracing)
     component.register(channel)
     health = HealthServicer(component.health, component.services)
     health_pb2_grpc.add_HealthServicer_to_server(health, channel)  # type: ignore[arg-type]

@@ -20,7 +20,7 @@ from services.common import certificates, telemetry, tls
 from services.common.errors import DeadlineExceeded, Unavailable, WeaverError
 from services.common.renewing_channel import Metadata, RenewingChannel
 from services.common.settings import CommonSettings
-from services.common.status import from_rpc_error
+from services.common.status import code_name, from_rpc_error
 
 _MESSAGE_BYTES = 32 * 1024 * 1024
 _MARGIN_S = 0.01
@@ -131,21 +131,46 @@ async def call(
     Raises:
         WeaverError: what the other side raised, or Unavailable or DeadlineExceeded.
     """
-    span = telemetry.start_client_span(getattr(method, "path", ""))
+    begun = telemetry.start_client_span(getattr(method, "path", ""))
+    if begun is not None:
+        return await _spanned(begun, method, request, timeout_s, metadata)
     try:
-        with telemetry.current(span):
-            response = method(request, timeout=timeout_s, metadata=metadata)
-        return await response
+        return await method(request, timeout=timeout_s, metadata=metadata)
     except grpc.aio.AioRpcError as error:
-        telemetry.finish(span, error.code().name)
         raise _translated(error) from error
     except asyncio.CancelledError:
-        telemetry.finish(span, "CANCELLED")
         _raise_if_not_ours()
         raise
+
+
+async def _spanned(
+    begun: telemetry.Scope,
+    method: Callable[..., Awaitable[Any]],
+    request: object,
+    timeout_s: float,
+    metadata: Metadata,
+) -> Any:  # noqa: ANN401 - the method's response
+    """Do the same within a span."""
+    token, code = telemetry.scope.set(begun), "OK"
+    try:
+        return await call(_Bare(method), request, timeout_s=timeout_s, metadata=metadata)
+    except BaseException as error:
+        code = code_name(error)
+        raise
     finally:
-        if span is not None:
-            span.end()
+        telemetry.scope.reset(token)
+        telemetry.finish(begun.span, code)
+        begun.span.end()
+
+
+class _Bare:
+    """A method that makes no span of its own."""
+
+    def __init__(self, method: Callable[..., Awaitable[Any]]) -> None:
+        self._method = method
+
+    def __call__(self, request: object, **options: Any) -> Awaitable[Any]:  # noqa: ANN401
+        return self._method(request, **options)
 
 
 async def stream(
@@ -162,27 +187,37 @@ async def stream(
     Raises:
         WeaverError: as `call` does.
     """
-    span = telemetry.start_client_span(getattr(method, "path", ""))
+    begun, code = telemetry.start_client_span(getattr(method, "path", "")), "OK"
     responses: Any = None
     try:
-        with telemetry.current(span):
+        if begun is None:
             responses = method(request, timeout=timeout_s, metadata=metadata)
+        else:
+            token = telemetry.scope.set(begun)
+            try:
+                responses = method(request, timeout=timeout_s, metadata=metadata)
+            finally:
+                telemetry.scope.reset(token)
         async for response in responses:
             yield response
     except grpc.aio.AioRpcError as error:
-        telemetry.finish(span, error.code().name)
+        code = error.code().name
         raise _translated(error) from error
     except asyncio.CancelledError:
-        telemetry.finish(span, "CANCELLED")
+        code = "CANCELLED"
         _raise_if_not_ours()
+        raise
+    except BaseException as error:
+        code = code_name(error)
         raise
     finally:
         if isinstance(responses, AsyncGenerator):
             await responses.aclose()
         elif responses is not None:
             responses.cancel()
-        if span is not None:
-            span.end()
+        if begun is not None:
+            telemetry.finish(begun.span, code)
+            begun.span.end()
 
 
 def _translated(error: grpc.aio.AioRpcError) -> WeaverError:

@@ -4,12 +4,13 @@
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from prometheus_client import CollectorRegistry
 
 from services.common.health import Health
+from services.common.interceptors.call_metrics import CallMetrics
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class Component:
         health: what the service says about itself and its dependencies.
         metrics: the service's own registry, never the global one.
         reload: reads again what can change while the service runs; SIGHUP asks for it.
+        calls: what is counted of the calls of it, wherever they come from.
     """
 
     name: str
@@ -31,3 +33,8 @@ class Component:
     health: Health
     metrics: CollectorRegistry
     reload: Callable[[], None] | None = None
+    calls: CallMetrics = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Have the registry tell of the calls."""
+        object.__setattr__(self, "calls", CallMetrics(self.metrics))

@@ -3,17 +3,25 @@
 `weaver up` hosts all four services in one process; the gateway then reaches its neighbours through
 this channel: the same stubs and messages, no socket, no serialisation. Messages are handed over as
 they are: neither side changes one after sending it. Errors arrive as they were raised, and what is
-no `WeaverError` arrives as `Internal`, as it would over the wire. What a server's interceptors do
-for strangers (peer names, access logs) has no place here, because both ends are this process.
+no `WeaverError` arrives as `Internal`, as it would over the wire. Calls are counted and timed, and
+have spans, as the service's own. What a server's interceptors do for strangers (peer names, access
+logs) has no place here, because both ends are this process.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
-from contextlib import aclosing, contextmanager
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import aclosing
 from types import TracebackType
 from typing import Any
 
+from opentelemetry.trace import SpanKind
+
+from services.common import telemetry
 from services.common.errors import DeadlineExceeded, Internal, Unimplemented, WeaverError
+from services.common.interceptors.call_metrics import CallMetrics
+from services.common.status import code_name
+from services.common.telemetry import Scope, Tracing
 
 Metadata = Sequence[tuple[str, str | bytes]]
 
@@ -46,11 +54,17 @@ class LocalChannel:
 
     Args:
         peer_name: who the calls are from, as a certificate would say.
+        calls: counts and times the calls; None where nobody asks.
+        tracing: how the service that is called traces; None with telemetry off.
     """
 
-    def __init__(self, peer_name: str) -> None:
+    def __init__(
+        self, peer_name: str, calls: CallMetrics | None = None, tracing: Tracing | None = None
+    ) -> None:
         """See the class."""
         self._peer_name = peer_name
+        self._calls = CallMetrics() if calls is None else calls
+        self._tracing = tracing
         self._handlers: dict[str, Any] = {}
 
     def add_generic_rpc_handlers(self, handlers: object) -> None:
@@ -66,6 +80,7 @@ class LocalChannel:
 
     def unary_unary(self, path: str, *_: object, **__: object) -> Callable[..., Awaitable[Any]]:
         """Return a call with one request and one response."""
+        observe, clock, tracing = self._calls.of(path).observe, time.perf_counter, self._tracing
 
         async def call(
             request: object,
@@ -75,20 +90,32 @@ class LocalChannel:
         ) -> object:
             behaviour = self._behaviour(path, "unary_unary")
             context = LocalContext(self._peer_name, metadata or (), timeout)
+            started = clock()
             # Plain handlers: this is on the path of every call, several times.
             scope = asyncio.timeout_at(context.end)
             try:
                 async with scope:
-                    return await behaviour(request, context)
-            except WeaverError:
+                    if tracing is None or telemetry.scope.get() is None:
+                        response: object = await behaviour(request, context)
+                    else:
+                        response = await _traced(tracing, path, behaviour(request, context))
+            except Exception as raised:
+                error: Exception = raised
+                if isinstance(raised, TimeoutError) and scope.expired():
+                    error = DeadlineExceeded("The deadline passed.")
+                elif not isinstance(raised, WeaverError):
+                    error = Internal("Internal error. Quote the request id.")
+                observe(code_name(error), clock() - started)
+                if error is raised:
+                    raise
+                raise error from (None if scope.expired() else raised)
+            except BaseException as gone:
+                observe(code_name(gone), clock() - started)
                 raise
-            except Exception as error:
-                if isinstance(error, TimeoutError) and scope.expired():
-                    msg = "The deadline passed."
-                    raise DeadlineExceeded(msg) from None
-                msg = "Internal error. Quote the request id."
-                raise Internal(msg) from error
+            observe("OK", clock() - started)
+            return response
 
+        call.path = path  # type: ignore[attr-defined] # as gRPC's own have it, for spans
         return call
 
     def unary_stream(
@@ -98,28 +125,48 @@ class LocalChannel:
 
         Closing the iterator (`aclose`) cancels the call.
         """
+        observe, clock, tracing = self._calls.of(path).observe, time.perf_counter, self._tracing
 
-        async def call(
-            request: object,
-            *,
-            timeout: float | None = None,  # noqa: ASYNC109 - what generated stubs are called with
-            metadata: Metadata | None = None,
+        async def run(
+            request: object, context: LocalContext, above: Scope | None
         ) -> AsyncGenerator[Any, None]:
-            behaviour = self._behaviour(path, "unary_stream")
-            context = LocalContext(self._peer_name, metadata or (), timeout)
-            with _as_over_the_wire():
-                async with aclosing(behaviour(request, context)) as responses:
+            started, code = clock(), "OK"
+            span = None
+            if tracing is not None and above is not None:
+                span = Scope(tracing.tracer, above.span).start(
+                    path[1:], telemetry.attributes(path), SpanKind.SERVER
+                )
+            try:
+                async with aclosing(
+                    self._behaviour(path, "unary_stream")(request, context)
+                ) as all_:
                     while True:
                         try:
-                            if context.end is None:
-                                response = await anext(responses)
-                            else:
-                                async with _deadline(context.end):
-                                    response = await anext(responses)
+                            response = await _next(all_, context.end, span)
                         except StopAsyncIteration:
                             return
                         yield response
+            except BaseException as raised:
+                code = code_name(raised)
+                if isinstance(raised, WeaverError) or not isinstance(raised, Exception):
+                    raise
+                raise Internal("Internal error. Quote the request id.") from raised
+            finally:
+                observe(code, clock() - started)
+                if span is not None:
+                    telemetry.finish(span.span, code)
+                    span.span.end()
 
+        def call(
+            request: object,
+            *,
+            timeout: float | None = None,
+            metadata: Metadata | None = None,
+        ) -> AsyncGenerator[Any, None]:
+            context = LocalContext(self._peer_name, metadata or (), timeout)
+            return run(request, context, telemetry.scope.get())
+
+        call.path = path  # type: ignore[attr-defined] # see above
         return call
 
     def stream_unary(self, path: str, *_: object, **__: object) -> None:
@@ -137,15 +184,38 @@ class LocalChannel:
         return behaviour
 
 
-@contextmanager
-def _as_over_the_wire() -> Iterator[None]:
+async def _traced(tracing: Tracing, path: str, behaviour: Awaitable[Any]) -> object:
+    """Do something within a span of the service that is called."""
+    above = telemetry.scope.get()
+    assert above is not None  # noqa: S101 - asked just before
+    begun = Scope(tracing.tracer, above.span).start(
+        path[1:], telemetry.attributes(path), SpanKind.SERVER
+    )
+    token, code = telemetry.scope.set(Scope(tracing.tracer, begun.span)), "OK"
     try:
-        yield
-    except (WeaverError, GeneratorExit):
+        return await behaviour
+    except BaseException as error:
+        code = code_name(error)
         raise
-    except Exception as error:
-        msg = "Internal error. Quote the request id."
-        raise Internal(msg) from error
+    finally:
+        telemetry.scope.reset(token)
+        telemetry.finish(begun.span, code)
+        begun.span.end()
+
+
+async def _next(
+    responses: AsyncGenerator[Any, None], end: float | None, span: Scope | None
+) -> object:
+    """Return the next response; only meanwhile the span is the current one."""
+    token = None if span is None else telemetry.scope.set(span)
+    try:
+        if end is None:
+            return await anext(responses)
+        async with _deadline(end):
+            return await anext(responses)
+    finally:
+        if token is not None:
+            telemetry.scope.reset(token)
 
 
 class _deadline:  # noqa: N801 - used like a function

@@ -193,5 +193,5 @@ def _context() -> tuple[tuple[str, str], ...]:
         return ()
     return (
         ("x-request-id", logs.request_id.get()),
-        *(telemetry.outgoing_headers() or (("traceparent", f"00-{trace}-{hex64()}-01"),)),
+        *(telemetry.outgoing_headers() or (("traceparent", f"00-{trace}-{hex64()}-00"),)),
     )

@@ -24,14 +24,13 @@ from services.common.component import Component
 from services.common.health import SERVICE_NAME as HEALTH
 from services.common.health import HealthServicer
 from services.common.interceptors.access_log import AccessLog
-from services.common.interceptors.call_metrics import CallMetrics
 from services.common.interceptors.chain import Chain, Interceptor
 from services.common.interceptors.deadline import Deadline
 from services.common.interceptors.errors import Errors
 from services.common.interceptors.peer import Peer
 from services.common.interceptors.telemetry import Telemetry
 from services.common.settings import CommonSettings, SettingsError, split_address
-from services.common.telemetry import start_tracing
+from services.common.telemetry import Tracing, start_tracing
 
 _log = structlog.get_logger()
 
@@ -86,13 +85,19 @@ class ServerHandle:
         component: what is served.
         addresses: what each listener listens on, with the real port.
         ports: their ports; 0 for a Unix socket.
+        tracing: how the component traces; None with telemetry off.
     """
 
     def __init__(
-        self, component: Component, servers: Sequence[grpc.aio.Server], addresses: Sequence[str]
+        self,
+        component: Component,
+        servers: Sequence[grpc.aio.Server],
+        addresses: Sequence[str],
+        tracing: Tracing | None = None,
     ) -> None:
         """See the class."""
         self.component = component
+        self.tracing = tracing
         self.addresses = tuple(addresses)
         self.ports = tuple(
             0 if address.startswith("unix:") else int(address.rpartition(":")[2])
@@ -141,27 +146,27 @@ async def start_server(  # noqa: PLR0913 - each is a decision of the host
         stack.callback(renewal.cancel)
     else:
         _log.warning("mutual TLS is off: anyone on this network can call", service=component.name)
-    metrics = CallMetrics(component.metrics)
-    tracer = start_tracing(settings, component.name, stack)
+    calls = component.calls
+    tracing = start_tracing(settings, component.name, stack, component.metrics)
     servers: list[grpc.aio.Server] = []
     addresses: list[str] = []
     for listener in listeners:
         chain: tuple[Interceptor, ...] = (
             Telemetry(
-                metrics,
+                calls,
                 component.name,
                 trusted=listener.kind is not Kind.PUBLIC,
-                tracer=tracer,
+                tracing=tracing,
             ),
             AccessLog(),
-            Errors(),
+            Errors(calls),
             Deadline(default_deadline_s),
             _peer(listener, settings, allowed_clients),
             *interceptors,
         )
         unix = listener.address.startswith("unix:")
         server = grpc.aio.server(
-            interceptors=[Chain(chain)],
+            interceptors=[Chain(chain, calls.unknown)],
             options=_OPTIONS if unix else (*_OPTIONS, *_age(settings)),
         )
         _register(component, server, settings)
@@ -170,7 +175,7 @@ async def start_server(  # noqa: PLR0913 - each is a decision of the host
         stack.push_async_callback(server.stop, 0)
         servers.append(server)
     _log.info("listening", service=component.name, addresses=addresses)
-    return ServerHandle(component, servers, addresses)
+    return ServerHandle(component, servers, addresses, tracing)
 
 
 def _age(settings: CommonSettings) -> tuple[tuple[str, int], ...]:

@@ -58,7 +58,42 @@ class CommonSettings(BaseSettings):
     telemetry_endpoint: str = Field(
         default="http://localhost:4317",
         validation_alias="WEAVER_TELEMETRY_ENDPOINT",
-        description="The collector: port 4317 is OTLP over gRPC, anything else OTLP over HTTP.",
+        description=(
+            "The collector: port 4317 is OTLP over gRPC, another port or none OTLP over HTTP. "
+            "`OTEL_EXPORTER_OTLP_HEADERS` and `…_CERTIFICATE` are read as everywhere."
+        ),
+    )
+    telemetry_sample_ratio: float = Field(
+        default=1.0,
+        ge=0,
+        le=1,
+        validation_alias="WEAVER_TELEMETRY_SAMPLE_RATIO",
+        description="The share of requests that are traced. The front door decides for all hops.",
+    )
+    telemetry_callers_decide: bool = Field(
+        default=False,
+        validation_alias="WEAVER_TELEMETRY_CALLERS_DECIDE",
+        description=(
+            "Whether a caller's `traceparent` also says if the request is traced. Its trace is "
+            "continued either way; anyone could have everything traced."
+        ),
+    )
+    telemetry_queue_spans: int = Field(
+        default=2048,
+        ge=1,
+        le=1_000_000,
+        validation_alias="WEAVER_TELEMETRY_QUEUE_SPANS",
+        description="Spans that wait for the collector at most, in each service; more are dropped.",
+    )
+    telemetry_metrics_seconds: float = Field(
+        default=15.0,
+        ge=0,
+        le=3600,
+        validation_alias="WEAVER_TELEMETRY_METRICS_SECONDS",
+        description=(
+            "How often metrics go to the collector too, cumulative, so that one that was away "
+            "misses nothing; 0: never."
+        ),
     )
     otel_service_name: str = Field(
         default="weaver",

@@ -5,6 +5,7 @@ over the wire. Anything that is not a `WeaverError` is INTERNAL and tells its ca
 the request id.
 """
 
+import asyncio
 from collections.abc import Mapping
 from typing import Any, Final, cast
 
@@ -87,6 +88,13 @@ def http_status(error: BaseException) -> int:
         return 500
     own = error.metadata.get("http_status", "")
     return int(own) if own.isascii() and own.isdigit() else _row(error)[1]
+
+
+def code_name(error: BaseException) -> str:
+    """Return the name of the gRPC code for an error, a cancellation included."""
+    if isinstance(error, asyncio.CancelledError | GeneratorExit):
+        return grpc.StatusCode.CANCELLED.name
+    return _row(error)[0].name if isinstance(error, WeaverError) else grpc.StatusCode.INTERNAL.name
 
 
 def to_status(error: BaseException, request_id: str) -> tuple[grpc.StatusCode, str, Trailers]:

@@ -1,81 +1,199 @@
 """Traces: spans of calls in and out, sent by OTLP when telemetry is on.
 
 The spans follow OpenTelemetry's conventions for RPC. They are made here and not by its gRPC
-instrumentation, which wraps each call anew and cannot wrap streams that write to their context. A
-span holds method and status; never a message, an error's text, or anything a caller sent. A
-collector that is down costs nothing but spans: the queue is bounded, and so is the wait at the end.
+instrumentation, which wraps each call anew, cannot wrap streams that write to their context, and
+knows nothing of calls that ride together. A span holds method and status; never a message, an
+error's text, or anything a caller sent.
+
+A request that is not sampled has no `scope`, and then nothing here makes or sends anything. Who is
+asked first decides, Envoy or the service whose listener a caller reached, and the others follow.
 """
 
 import asyncio
+import os
+import random
+import re
+import socket
 import threading
-from collections.abc import Awaitable, Callable
-from contextlib import AbstractContextManager, AsyncExitStack, nullcontext, suppress
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack, suppress
 from contextvars import ContextVar
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 import grpc
 from opentelemetry import trace
-from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer
-from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+from opentelemetry.context import Context
+from opentelemetry.trace import (
+    Link,
+    NonRecordingSpan,
+    Span,
+    SpanContext,
+    SpanKind,
+    Status,
+    StatusCode,
+    TraceFlags,
+    Tracer,
+    TraceState,
+)
+from prometheus_client import CollectorRegistry
 
 from services.common import logs
+from services.common.otlp import EXPORT_TIMEOUT_S, endpoint, span_exporter
 from services.common.settings import CommonSettings
 
-OTLP_GRPC_PORT: Final = 4317
-EXPORT_TIMEOUT_S: Final = 3
-_QUEUE_SPANS: Final = 2048
-_BATCH_SPANS: Final = 512
-_DELAY_MS: Final = 2000
 _FAULTS: Final = frozenset(
     {"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"}
 )
 _NUMBERS: Final = {code.name: code.value[0] for code in grpc.StatusCode}
-_NO_SPAN: Final = nullcontext()
-_propagator: Final = TraceContextTextMapPropagator()
+_UNTRACED: Final = ("/grpc.health.v1.Health/", "/weaver.gateway.v1.GatewayService/Health")
+"""What is asked again and again, and tells nobody anything."""
+_MOST_LINKS: Final = 64
+_parent: Final = re.compile(
+    r"(?!ff)[0-9a-f]{2}-((?!0{32})[0-9a-f]{32})-((?!0{16})[0-9a-f]{16})-([0-9a-f]{2})"
+).fullmatch
+_attributes_of: dict[str, Mapping[str, str]] = {}
 
-tracer: ContextVar[Tracer | None] = ContextVar("tracer", default=None)
-"""What makes spans for the calls that the current call makes; None with telemetry off."""
+
+class Scope:
+    """The span that what is done now belongs to.
+
+    Attributes:
+        tracer: makes the spans of this service.
+        span: the current one.
+        root: the one of the whole call, as this service serves it.
+        links: other spans for which the same is done.
+    """
+
+    __slots__ = ("context", "links", "root", "span", "tracer")
+
+    def __init__(
+        self, tracer: Tracer, span: Span, root: Span | None = None, links: Sequence[Link] = ()
+    ) -> None:
+        """See the class."""
+        self.tracer = tracer
+        self.span = span
+        self.root = span if root is None else root
+        self.links = links
+        self.context: Context = trace.set_span_in_context(span, Context())
+
+    def start(
+        self, name: str, attributes: Mapping[str, Any], kind: SpanKind = SpanKind.INTERNAL
+    ) -> "Scope":
+        """Begin a span below this one; whoever begins it ends it."""
+        span = self.tracer.start_span(name, self.context, kind, attributes, self.links)
+        return Scope(self.tracer, span, self.root)
 
 
-def start_tracing(settings: CommonSettings, name: str, stack: AsyncExitStack) -> Tracer | None:
-    """Return a tracer of a service, which sends to the collector; None with telemetry off.
+scope: ContextVar[Scope | None] = ContextVar("scope", default=None)
+"""Where new spans belong; None with telemetry off, and in a request that is not sampled."""
+
+
+class Tracing:
+    """How one service traces.
 
     Args:
-        settings: whether and where to send.
+        tracer: makes its spans.
+        ratio: the share of traces to sample that nobody else has decided about.
+        callers_decide: whether callers from outside say by themselves if they are sampled.
+    """
+
+    def __init__(self, tracer: Tracer, *, ratio: float = 1.0, callers_decide: bool = False) -> None:
+        """See the class."""
+        self.tracer = tracer
+        self._ratio = ratio
+        self._bound = round(ratio * (1 << 64))
+        self._callers_decide = callers_decide
+
+    def _sampled(self, found: re.Match[str] | None, *, trusted: bool) -> bool:
+        if found is None:
+            return random.random() < self._ratio  # noqa: S311 - a share, not a secret
+        if trusted or self._callers_decide:
+            return bool(int(found[3], 16) & 1)
+        # By the trace's own id, so that all who are asked decide alike.
+        return int(found[1][16:], 16) < self._bound
+
+    def begin(
+        self, path: str, metadata: Iterable[tuple[str, Any]], *, trusted: bool
+    ) -> Scope | None:
+        """Begin the span of a call that came in; None if it is not sampled."""
+        parent = state = None
+        for key, value in metadata:
+            if key == "traceparent":
+                parent = _parent(value)
+            elif key == "tracestate":
+                state = value
+        if not self._sampled(parent, trusted=trusted):
+            return None
+        context = Context()
+        if parent is not None:
+            above = SpanContext(
+                int(parent[1], 16),
+                int(parent[2], 16),
+                is_remote=True,
+                trace_flags=TraceFlags(TraceFlags.SAMPLED),
+                trace_state=TraceState.from_header([state]) if state else None,
+            )
+            context = trace.set_span_in_context(NonRecordingSpan(above), context)
+        span = self.tracer.start_span(path[1:], context, SpanKind.SERVER, attributes(path))
+        return Scope(self.tracer, span)
+
+
+def start_tracing(
+    settings: CommonSettings,
+    name: str,
+    stack: AsyncExitStack,
+    registry: CollectorRegistry | None = None,
+) -> Tracing | None:
+    """Return how a service traces, sending to the collector; None with telemetry off.
+
+    Args:
+        settings: whether, where and how much to send.
         name: the service.
         stack: sends what is left and ends the sending.
+        registry: gets the figures of the queue.
+
+    Raises:
+        SettingsError: the endpoint is not one.
     """
     if not settings.telemetry_enabled:
         return None
     # The SDK is large, and most processes run without it.
     from opentelemetry.sdk.resources import Resource  # noqa: PLC0415
     from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415
-    from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415
+    from opentelemetry.sdk.trace.sampling import ALWAYS_ON  # noqa: PLC0415
 
-    resource = Resource.create(
-        {
-            "service.namespace": settings.otel_service_name,
-            "service.name": f"{settings.otel_service_name}-{name}",
-            "service.version": settings.otel_service_version,
-            "deployment.environment.name": settings.environment,
-        }
+    from services.common.span_queue import SpanQueue  # noqa: PLC0415
+
+    exporter = span_exporter(endpoint(settings.telemetry_endpoint))
+    queue = SpanQueue(exporter, settings.telemetry_queue_spans)
+    if registry is not None:
+        registry.register(queue)
+    provider = TracerProvider(
+        resource=Resource.create(resource(settings, name)),
+        sampler=ALWAYS_ON,  # What is not sampled has no span in the first place.
+        shutdown_on_exit=False,
     )
-    provider = TracerProvider(resource=resource, shutdown_on_exit=False)
-    provider.add_span_processor(
-        BatchSpanProcessor(
-            _exporter(settings.telemetry_endpoint),
-            max_queue_size=_QUEUE_SPANS,
-            max_export_batch_size=_BATCH_SPANS,
-            schedule_delay_millis=_DELAY_MS,
-            export_timeout_millis=EXPORT_TIMEOUT_S * 1000,
-        )
+    provider.add_span_processor(queue)
+    stack.push_async_callback(bounded, provider.shutdown)
+    return Tracing(
+        provider.get_tracer("weaver", settings.otel_service_version),
+        ratio=settings.telemetry_sample_ratio,
+        callers_decide=settings.telemetry_callers_decide,
     )
-    stack.push_async_callback(_bounded, provider.shutdown)
-    return provider.get_tracer("weaver", settings.otel_service_version)
 
 
-async def _bounded(shutdown: Callable[[], None]) -> None:
+def resource(settings: CommonSettings, name: str) -> dict[str, str]:
+    """Return what says of whom spans and metrics are."""
+    return {
+        "service.namespace": settings.otel_service_name,
+        "service.name": f"{settings.otel_service_name}-{name}",
+        "service.version": settings.otel_service_version,
+        "service.instance.id": f"{socket.gethostname()}-{os.getpid()}",
+        "deployment.environment.name": settings.environment,
+    }
+
+
+async def bounded(shutdown: Callable[[], None]) -> None:
     """Shut down on a thread of its own, and leave it behind if the collector does not answer."""
     loop, done = asyncio.get_running_loop(), asyncio.Event()
 
@@ -89,90 +207,82 @@ async def _bounded(shutdown: Callable[[], None]) -> None:
         await asyncio.wait_for(done.wait(), EXPORT_TIMEOUT_S)
 
 
-def _exporter(endpoint: str) -> Any:  # noqa: ANN401 - an SDK type, imported when needed
-    parts = urlsplit(endpoint)
-    if parts.port == OTLP_GRPC_PORT:
-        from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import (  # noqa: PLC0415
-            OTLPSpanExporter,
-        )
-
-        return OTLPSpanExporter(
-            endpoint=endpoint, insecure=parts.scheme != "https", timeout=EXPORT_TIMEOUT_S
-        )
-    from opentelemetry.exporter.otlp.proto.http.trace_exporter import (  # noqa: PLC0415
-        OTLPSpanExporter as HTTPSpanExporter,
-    )
-
-    path = parts.path if parts.path not in ("", "/") else "/v1/traces"
-    return HTTPSpanExporter(
-        endpoint=f"{parts.scheme}://{parts.netloc}{path}", timeout=EXPORT_TIMEOUT_S
-    )
-
-
 def traced(
-    maker: Tracer,
+    tracing: Tracing,
     path: str,
     behaviour: Callable[[Any, Any], Awaitable[Any]],
     outcome: Callable[[Any, BaseException | None], str],
+    *,
+    trusted: bool,
 ) -> Callable[[Any, Any], Awaitable[Any]]:
     """Return a method's behaviour within a span that continues the caller's trace."""
-    attributes = _attributes(path)
+    if path.startswith(_UNTRACED):
+        return behaviour
 
     async def spanned(request: object, context: Any) -> Any:  # noqa: ANN401 - gRPC's
-        carrier = {
-            key: value
-            for key, value in context.invocation_metadata()
-            if key in ("traceparent", "tracestate")
-        }
-        tracer.set(maker)
-        with maker.start_as_current_span(
-            path[1:],
-            context=_propagator.extract(carrier),
-            kind=SpanKind.SERVER,
-            attributes=attributes,
-            record_exception=False,
-            set_status_on_exception=False,
-        ) as span:
-            logs.trace_id.set(trace.format_trace_id(span.get_span_context().trace_id))
-            try:
-                return await behaviour(request, context)
-            except BaseException as error:
-                finish(span, outcome(context, error))
-                raise
+        begun = tracing.begin(path, context.invocation_metadata(), trusted=trusted)
+        if begun is None:
+            return await behaviour(request, context)
+        scope.set(begun)
+        span = begun.span
+        logs.trace_id.set(trace.format_trace_id(span.get_span_context().trace_id))
+        span.set_attribute("weaver.request_id", logs.request_id.get())
+        code = "OK"
+        try:
+            return await behaviour(request, context)
+        except BaseException as error:
+            code = outcome(context, error)
+            raise
+        finally:
+            finish(span, code)
+            span.end()
 
     return spanned
 
 
-def start_client_span(path: str) -> Span | None:
-    """Return a span for a call that is about to be made; None with telemetry off."""
-    maker = tracer.get()
-    if maker is None or not path:
+def start_client_span(path: str) -> Scope | None:
+    """Begin the span of a call that is about to be made; None if nothing is sampled."""
+    active = scope.get()
+    if active is None or not path or path.startswith(_UNTRACED):
         return None
-    return maker.start_span(path[1:], kind=SpanKind.CLIENT, attributes=_attributes(path))
+    return active.start(path[1:], attributes(path), SpanKind.CLIENT)
 
 
-def current(span: Span | None) -> AbstractContextManager[object]:
-    """Return what makes a span current while its call is started, so that the call carries it."""
-    return _NO_SPAN if span is None else trace.use_span(span)
-
-
-def finish(span: Span | None, code: str) -> None:
-    """Note how a span's call ended, unless it went well."""
-    if span is not None:
-        span.set_attribute("rpc.grpc.status_code", _NUMBERS[code])
-        if code in _FAULTS:
-            span.set_status(Status(StatusCode.ERROR))
+def finish(span: Span, code: str) -> None:
+    """Note how a span's call ended."""
+    span.set_attribute("rpc.grpc.status_code", _NUMBERS.get(code, 2))
+    if code in _FAULTS:
+        span.set_attribute("error.type", code)
+        span.set_status(Status(StatusCode.ERROR))
 
 
 def outgoing_headers() -> tuple[tuple[str, str], ...]:
-    """Return the metadata that carry the current span; empty with telemetry off."""
-    if tracer.get() is None:
+    """Return the metadata that carry the current span; empty where nothing is sampled."""
+    active = scope.get()
+    if active is None:
         return ()
-    carrier: dict[str, str] = {}
-    _propagator.inject(carrier)
-    return tuple(carrier.items())
+    here = active.span.get_span_context()
+    parent = f"00-{here.trace_id:032x}-{here.span_id:016x}-01"
+    if here.trace_state:
+        return (("traceparent", parent), ("tracestate", here.trace_state.to_header()))
+    return (("traceparent", parent),)
 
 
-def _attributes(path: str) -> dict[str, str]:
-    service, _, method = path[1:].rpartition("/")
-    return {"rpc.system": "grpc", "rpc.service": service, "rpc.method": method}
+def together(scopes: Iterable[Scope | None]) -> Scope | None:
+    """Return where what is done for several belongs: below the first, linked to the others."""
+    several = [one for one in scopes if one is not None]
+    if len(several) < 2:  # noqa: PLR2004 - one, or none
+        return several[0] if several else None
+    first, *others = several
+    links = [Link(one.span.get_span_context()) for one in others[:_MOST_LINKS]]
+    return Scope(first.tracer, first.span, first.root, links)
+
+
+def attributes(path: str) -> Mapping[str, str]:
+    """Return what the span of a call of a method says."""
+    found = _attributes_of.get(path)
+    if found is None:
+        service, _, method = path[1:].rpartition("/")
+        found = {"rpc.system": "grpc", "rpc.service": service, "rpc.method": method}
+        _attributes_of[path] = found
+    return found

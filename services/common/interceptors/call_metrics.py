@@ -5,7 +5,8 @@ these, so they are plain numbers, changed on the event loop alone and read when 
 """
 
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from contextvars import ContextVar
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
@@ -15,38 +16,113 @@ BUCKETS_S = (
     *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5),
     *(1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0),
 )
+UNKNOWN_METHOD = "unknown"
+"""What calls of methods are counted as that nobody serves: their names are the callers'."""
+
+waited: ContextVar[tuple[bool, float] | None] = ContextVar("waited", default=None)
+"""Of a call that waits for somebody outside: whether it streams, and the seconds it waited."""
+
+
+class Distribution:
+    """A histogram of plain numbers.
+
+    Args:
+        bounds: upper bounds of the buckets, ascending.
+    """
+
+    __slots__ = ("_bounds", "counts", "total")
+
+    def __init__(self, bounds: Sequence[float] = BUCKETS_S) -> None:
+        """Start at nothing."""
+        self._bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.total = 0.0
+
+    def observe(self, value: float) -> None:
+        """Count a value."""
+        self.counts[bisect_left(self._bounds, value)] += 1
+        self.total += value
+
+    def __add__(self, other: "Distribution") -> "Distribution":
+        """Return both together."""
+        both = Distribution(self._bounds)
+        pairs = zip(self.counts, other.counts, strict=True)
+        both.counts = [mine + theirs for mine, theirs in pairs]
+        both.total = self.total + other.total
+        return both
+
+    def add_to(self, family: HistogramMetricFamily, labels: Sequence[str]) -> None:
+        """Put the figures into a family, under its labels."""
+        running, cumulative = 0, []
+        names = (*(str(float(bound)) for bound in self._bounds), "+Inf")
+        for bound, count in zip(names, self.counts, strict=True):
+            running += count
+            cumulative.append((bound, float(running)))
+        family.add_metric(labels, buckets=cumulative, sum_value=self.total)
 
 
 class MethodMetrics:
-    """The numbers of one method."""
+    """The numbers of one method.
 
-    __slots__ = ("buckets", "codes", "total_s")
+    Attributes:
+        codes: calls by the name of the gRPC code that they ended with.
+        http: failed calls by the HTTP status that they became, where it was noted.
+        whole: the seconds of calls, but of those that stream.
+        streams: of those that stream.
+        overhead: the seconds of both, apart from what was `waited`, where it was told.
+    """
+
+    __slots__ = ("codes", "http", "overhead", "streams", "whole")
 
     def __init__(self) -> None:
         """Start at nothing."""
         self.codes: dict[str, int] = {}
-        self.buckets = [0] * (len(BUCKETS_S) + 1)
-        self.total_s = 0.0
+        self.http: dict[int, int] = {}
+        self.whole = Distribution()
+        self.streams = Distribution()
+        self.overhead = (Distribution(), Distribution())
 
-    def observe(self, code: str, seconds: float) -> None:
-        """Count a call that is over."""
+    def observe(self, code: str, seconds: float, told: tuple[bool, float] | None = None) -> None:
+        """Count a call that is over, and what it told of itself."""
         codes = self.codes
         codes[code] = codes.get(code, 0) + 1
-        self.buckets[bisect_left(BUCKETS_S, seconds)] += 1
-        self.total_s += seconds
+        if told is None:
+            self.whole.observe(seconds)
+            return
+        streams, seconds_waited = told
+        (self.streams if streams else self.whole).observe(seconds)
+        self.overhead[streams].observe(seconds - seconds_waited)
+
+    def failed(self, status: int) -> None:
+        """Note the HTTP status that a call's error becomes."""
+        self.http[status] = self.http.get(status, 0) + 1
 
 
 class CallMetrics(Collector):
-    """The calls of a service, shared by its listeners."""
+    """The calls of a service, shared by its listeners.
 
-    def __init__(self, registry: CollectorRegistry) -> None:
+    Args:
+        registry: the service's; None where nobody asks.
+    """
+
+    def __init__(self, registry: CollectorRegistry | None = None) -> None:
         """Register them."""
         self._methods: dict[str, MethodMetrics] = {}
-        registry.register(self)
+        if registry is not None:
+            registry.register(self)
+
+    @property
+    def methods(self) -> Mapping[str, MethodMetrics]:
+        """The numbers of each method that was called, or is served."""
+        return self._methods
 
     def of(self, path: str) -> MethodMetrics:
         """Return the numbers of a method."""
         return self._methods.setdefault(path, MethodMetrics())
+
+    def unknown(self) -> None:
+        """Count a call of a method that is not served."""
+        self.of(UNKNOWN_METHOD).observe("UNIMPLEMENTED", 0.0)
 
     def collect(self) -> Iterator[Metric]:
         """Yield what Prometheus asks for."""
@@ -59,10 +135,12 @@ class CallMetrics(Collector):
         for path, method in list(self._methods.items()):
             for code, count in list(method.codes.items()):
                 handled.add_metric((path, code), count)
-            running, cumulative = 0, []
-            for bound, count in zip((*map(str, BUCKETS_S), "+Inf"), method.buckets, strict=True):
-                running += count
-                cumulative.append((bound, float(running)))
-            seconds.add_metric((path,), buckets=cumulative, sum_value=method.total_s)
+            if method.codes:
+                both = Distribution()
+                both.counts = list(
+                    map(sum, zip(method.whole.counts, method.streams.counts, strict=True))
+                )
+                both.total = method.whole.total + method.streams.total
+                both.add_to(seconds, (path,))
         yield handled
         yield seconds

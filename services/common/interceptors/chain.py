@@ -54,10 +54,18 @@ class Interceptor(Protocol):
 
 
 class Chain(grpc.aio.ServerInterceptor):
-    """The interceptors of one server, outermost first."""
+    """The interceptors of one server, outermost first.
 
-    def __init__(self, interceptors: Sequence[Interceptor]) -> None:
+    Args:
+        interceptors: those.
+        unknown: is told of each call of a method that is not served.
+    """
+
+    def __init__(
+        self, interceptors: Sequence[Interceptor], unknown: Callable[[], None] | None = None
+    ) -> None:
         """See the class."""
+        self._unknown = unknown
         self._interceptors = tuple(interceptors)
         self._handlers: dict[str, Handler] = {}
 
@@ -73,6 +81,8 @@ class Chain(grpc.aio.ServerInterceptor):
             handler = await continuation(handler_call_details)
             if handler is not None:
                 handler = self._handlers[path] = self._wrap(path, handler)
+            elif self._unknown is not None:
+                self._unknown()
         return handler
 
     def _wrap(self, path: str, handler: Handler) -> Handler:

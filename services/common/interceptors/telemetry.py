@@ -6,12 +6,12 @@ import time
 from typing import Any
 
 import grpc
-from opentelemetry.trace import Tracer
 
 from services.common import logs, telemetry
 from services.common.identifiers import hex128
-from services.common.interceptors.call_metrics import CallMetrics
+from services.common.interceptors.call_metrics import CallMetrics, waited
 from services.common.interceptors.chain import Behaviour, Method
+from services.common.telemetry import Tracing
 
 _NAMES = {code.value[0]: code.name for code in grpc.StatusCode}
 _trace_of = re.compile(r"[0-9a-f]{2}-((?!0{32})[0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}").fullmatch
@@ -34,25 +34,27 @@ class Telemetry:
     Args:
         metrics: where to count.
         service: the `service` of log lines.
-        trusted: whether the peers of this listener may choose request ids.
-        tracer: makes spans; None with telemetry off.
+        trusted: whether the peers of this listener may choose request ids, and are sampled.
+        tracing: how the service traces; None with telemetry off.
     """
 
     def __init__(
-        self, metrics: CallMetrics, service: str, *, trusted: bool, tracer: Tracer | None = None
+        self, metrics: CallMetrics, service: str, *, trusted: bool, tracing: Tracing | None = None
     ) -> None:
         """See the class."""
-        self._tracer = tracer
+        self._tracing = tracing
         self._metrics = metrics
         self._service = service
         self._trusted = trusted
 
     def wrap(self, method: Method, behaviour: Behaviour) -> Behaviour:
         """Return the behaviour, observed."""
-        if self._tracer is not None:
-            behaviour = telemetry.traced(self._tracer, method.path, behaviour, outcome)
+        if self._tracing is not None:
+            behaviour = telemetry.traced(
+                self._tracing, method.path, behaviour, outcome, trusted=self._trusted
+            )
         observe = self._metrics.of(method.path).observe
-        identify, clock = self._identify, time.perf_counter
+        identify, clock, told = self._identify, time.perf_counter, waited.get
 
         async def observed(request: object, context: Any) -> Any:  # noqa: ANN401 - gRPC's
             identify(context)
@@ -62,7 +64,7 @@ class Telemetry:
             except BaseException as error:
                 observe(outcome(context, error), clock() - start)
                 raise
-            observe("OK", clock() - start)
+            observe("OK", clock() - start, told())
             return response
 
         return observed
