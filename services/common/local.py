@@ -12,12 +12,12 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
-from types import TracebackType
 from typing import Any
 
 from opentelemetry.trace import SpanKind
 
 from services.common import telemetry
+from services.common.deadlines import deadline
 from services.common.errors import DeadlineExceeded, Internal, Unimplemented, WeaverError
 from services.common.interceptors.call_metrics import CallMetrics
 from services.common.status import code_name
@@ -92,23 +92,23 @@ class LocalChannel:
             context = LocalContext(self._peer_name, metadata or (), timeout)
             started = clock()
             # Plain handlers: this is on the path of every call, several times.
-            scope = asyncio.timeout_at(context.end)
+            scope = deadline(context.end)
             try:
-                async with scope:
+                with scope:
                     if tracing is None or telemetry.scope.get() is None:
                         response: object = await behaviour(request, context)
                     else:
                         response = await _traced(tracing, path, behaviour(request, context))
             except Exception as raised:
                 error: Exception = raised
-                if isinstance(raised, TimeoutError) and scope.expired():
+                if isinstance(raised, TimeoutError) and scope.expired:
                     error = DeadlineExceeded("The deadline passed.")
                 elif not isinstance(raised, WeaverError):
                     error = Internal("Internal error. Quote the request id.")
                 observe(code_name(error), clock() - started)
                 if error is raised:
                     raise
-                raise error from (None if scope.expired() else raised)
+                raise error from (None if scope.expired else raised)
             except BaseException as gone:
                 observe(code_name(gone), clock() - started)
                 raise
@@ -208,33 +208,15 @@ async def _next(
 ) -> object:
     """Return the next response; only meanwhile the span is the current one."""
     token = None if span is None else telemetry.scope.set(span)
+    scope = deadline(end)
     try:
-        if end is None:
+        with scope:
             return await anext(responses)
-        async with _deadline(end):
-            return await anext(responses)
+    except TimeoutError:
+        if not scope.expired:
+            raise
+        msg = "The deadline passed."
+        raise DeadlineExceeded(msg) from None
     finally:
         if token is not None:
             telemetry.scope.reset(token)
-
-
-class _deadline:  # noqa: N801 - used like a function
-    """Ends a block at a moment of the loop's clock, with the error that gRPC would raise."""
-
-    def __init__(self, end: float) -> None:
-        self._scope = asyncio.timeout_at(end)
-
-    async def __aenter__(self) -> None:
-        await self._scope.__aenter__()
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        try:
-            await self._scope.__aexit__(kind, error, trace)
-        except TimeoutError:
-            msg = "The deadline passed."
-            raise DeadlineExceeded(msg) from None

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from services.common.clock import Clock
+from services.common.deadlines import deadline_in
 from services.common.errors import Unavailable, WeaverError
 from services.gateway.admission import Place
 from services.gateway.calls import Ask, Call
@@ -245,7 +246,7 @@ class Exchange:
         if self._unrecorded is not None:
             timeout_s = 0.001 if self._without_record else self._unrecorded.patience_s
         try:
-            async with asyncio.timeout(timeout_s):
+            with deadline_in(timeout_s):
                 return await outcome
         except TimeoutError:
             if self._unrecorded is not None:

@@ -6,7 +6,6 @@ taken and a bound charged until the reservation's time to live is over. All of i
 
 import asyncio
 import contextlib
-import os
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any, Final, TypeVar
@@ -17,6 +16,7 @@ from google.protobuf.duration_pb2 import Duration
 from services.common.batching import Batcher, Company, Gathering
 from services.common.channel import call
 from services.common.errors import InvalidArgument, ResourceExhausted, Unavailable, WeaverError
+from services.common.randomness import random32
 from services.gateway.audit_client import principal_message
 from services.gateway.events import Usage
 from services.gateway.limit_messages import admission
@@ -97,7 +97,7 @@ class LimitClient:
     ) -> Admission:
         """Reserve one request with its bound; what comes for a caller who left is given back."""
         request = pb.ReserveRequest(
-            reservation_id=os.urandom(RESERVATION_BYTES),
+            reservation_id=random32()[:RESERVATION_BYTES],
             model=model,
             # The wire carries no more; no rule admits so much.
             tokens=min(tokens, LARGEST),

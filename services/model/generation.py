@@ -11,6 +11,7 @@ from typing import TypeVar
 import msgspec
 
 from services.common.clock import Clock
+from services.common.deadlines import deadline_in
 from services.common.errors import (
     DeadlineExceeded,
     InvalidArgument,
@@ -86,7 +87,7 @@ class Generator:
         route.budget.earn()
         end_s = self._end_s(call.timeout_s, route.total_s)
         try:
-            async with asyncio.timeout(_left(end_s, self._clock)):
+            with deadline_in(_left(end_s, self._clock)):
                 return await self._through(route, call, trial, act, end_s)
         except TimeoutError:
             sentence = "The provider did not answer before the deadline."

@@ -1,8 +1,8 @@
 """Gives calls that come without a deadline one."""
 
-import asyncio
 from typing import Any
 
+from services.common.deadlines import deadline_in
 from services.common.errors import DeadlineExceeded
 from services.common.interceptors.chain import Behaviour, Method
 
@@ -30,10 +30,10 @@ class Deadline:
             if context.time_remaining() is not None:
                 return await behaviour(request, context)
             try:
-                async with asyncio.timeout(default_s) as scope:
+                with deadline_in(default_s) as scope:
                     return await behaviour(request, context)
             except TimeoutError:
-                if not scope.expired():
+                if not scope.expired:
                     raise
                 msg = f"The call took longer than {default_s:g} s."
                 raise DeadlineExceeded(msg) from None
