@@ -20,7 +20,9 @@ COMMANDS = {
     "chat": "services.cli.chat",
     "keys": "services.cli.keys",
     "audit": "services.cli.audit",
+    "backup": "services.cli.backup",
     "envoy": "services.cli.envoy",
+    "secrets": "services.cli.deployment_secrets",
 }
 """Each command's module, in the order of `--help`; its `app` is a Typer application."""
 

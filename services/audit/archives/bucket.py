@@ -1,8 +1,8 @@
 """An archive in a bucket of an object store that speaks S3."""
 
 import ipaddress
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, cast
@@ -101,6 +101,12 @@ class BucketTarget:
         except FileNotFoundError:
             raise self._no_bucket() from None
         return found
+
+    def remove(self, paths: Sequence[str]) -> None:
+        """Remove what lies at these paths, in this order."""
+        for path in paths:
+            with suppress(FileNotFoundError), self._errors("delete"):
+                obstore.delete(self._store, path)
 
     def _no_bucket(self) -> TargetError:
         return TargetError(f"{self.name}: there is no such bucket; make it, or mend the name")

@@ -1,10 +1,11 @@
 """Where archives lie: a directory, or a bucket of an object store that speaks S3.
 
-A write is whole or did not happen, durable when it returns, and nothing is ever deleted.
+A write is whole or did not happen, durable when it returns. Archiving never deletes anything; only
+who keeps backups by a retention asks for that.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 from urllib.parse import unquote, urlsplit
@@ -54,6 +55,18 @@ class Target(Protocol):
 
         Raises:
             TargetError: the target does not answer.
+        """
+        ...
+
+
+class RemovingTarget(Target, Protocol):
+    """A target that gives room back."""
+
+    def remove(self, paths: Sequence[str]) -> None:
+        """Remove what lies at these paths, in this order; what is gone already is no matter.
+
+        Raises:
+            TargetError: the target refuses.
         """
         ...
 
@@ -108,6 +121,17 @@ class DirectoryTarget:
             raise self._refused(error) from None
         return found
 
+    def remove(self, paths: Sequence[str]) -> None:
+        """Remove what lies at these paths, and directories that are empty then."""
+        try:
+            for path in paths:
+                (self._root / path).unlink(missing_ok=True)
+            for parent in {(self._root / path).parent for path in paths}:
+                if parent.is_dir() and not any(parent.iterdir()):
+                    parent.rmdir()
+        except OSError as error:
+            raise self._refused(error) from None
+
     def _make(self, directory: Path) -> None:
         if not directory.is_dir():
             self._make(directory.parent)
@@ -119,7 +143,7 @@ class DirectoryTarget:
         return TargetError(f"{self.name}: {error.strerror}{where}")
 
 
-def open_target(url: str, environment: Mapping[str, str]) -> Target:
+def open_target(url: str, environment: Mapping[str, str]) -> RemovingTarget:
     """Return the target that a URL names: `s3://bucket/prefix` or `file:///directory`.
 
     Raises:
