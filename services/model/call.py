@@ -24,6 +24,17 @@ class Dialect(Enum):
     ANTHROPIC_COUNT_TOKENS = "Anthropic's count of tokens"
 
 
+CHAT = "chat"
+OPERATIONS = {
+    Dialect.OPENAI_CHAT: CHAT,
+    Dialect.OPENAI_RESPONSES: CHAT,
+    Dialect.OPENAI_EMBEDDINGS: "embeddings",
+    Dialect.ANTHROPIC_MESSAGES: CHAT,
+    Dialect.ANTHROPIC_COUNT_TOKENS: "count_tokens",
+}
+"""What is done, in the words of OpenTelemetry's conventions where they have one."""
+
+
 class Call(msgspec.Struct, frozen=True, gc=False):
     """One model call, as it was asked for or as a target is asked.
 
@@ -36,6 +47,7 @@ class Call(msgspec.Struct, frozen=True, gc=False):
         timeout_s: seconds in which the caller wants its answer; None without a deadline.
         max_output_tokens: the most tokens that one answer may have, where the body does not say;
             0 when not known.
+        caller: tenant, issuer and subject of who asks; each is empty when not known.
     """
 
     request_id: str
@@ -45,6 +57,7 @@ class Call(msgspec.Struct, frozen=True, gc=False):
     headers: Headers = ()
     timeout_s: float | None = None
     max_output_tokens: int = 0
+    caller: tuple[str, str, str] = ("", "", "")
 
 
 class Usage(msgspec.Struct, frozen=True, gc=False):
@@ -114,7 +127,10 @@ class Attempt(msgspec.Struct, frozen=True, gc=False):
 
 
 class Generation(msgspec.Struct, frozen=True):
-    """What is known about a call once it has ended."""
+    """What is known about a call once it has ended.
+
+    Of what an answer from the cache says, usage and cost are zero and `attempts` is empty.
+    """
 
     provider: str
     model: str
@@ -124,3 +140,7 @@ class Generation(msgspec.Struct, frozen=True):
     attempts: tuple[Attempt, ...]
     finish_reason: str
     upstream_duration_s: float
+    cache: str = ""
+    """`hit` or `miss`; empty when the cache was not to be asked."""
+    cache_of: str = ""
+    """Of a hit, the request that brought the answer."""

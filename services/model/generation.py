@@ -19,7 +19,7 @@ from services.common.errors import (
     WeaverError,
 )
 from services.model import capability, splice
-from services.model.call import Answer, Call, Chunk, Generation, Headers
+from services.model.call import OPERATIONS, Answer, Call, Chunk, Generation, Headers
 from services.model.failure import ProviderError, crowded, resting, worse
 from services.model.gate import GateFullError
 from services.model.ports import Health, Meter, Provider, Stream
@@ -45,12 +45,20 @@ class Generator:
         clock: for durations.
         meter: where figures are kept.
         health: where the state of providers is told.
+        trial: notes the tries of one call.
     """
 
-    def __init__(
-        self, routes: Routes, retries: RetryPolicy, clock: Clock, meter: Meter, health: Health
+    def __init__(  # noqa: PLR0913, PLR0917 - the wiring of calls
+        self,
+        routes: Routes,
+        retries: RetryPolicy,
+        clock: Clock,
+        meter: Meter,
+        health: Health,
+        trial: type[Trial] = Trial,
     ) -> None:
         """See the class."""
+        self._trial = trial
         self.routes = routes
         self._retries = retries
         self._clock = clock
@@ -63,7 +71,8 @@ class Generator:
         Raises:
             WeaverError: there is none, in the words that the caller is told.
         """
-        trial = Trial(self._clock, self._meter, self._health)
+        operation = OPERATIONS[call.dialect]
+        trial = self._trial(self._clock, self._meter, self._health, operation)
         answer = await self._answered(call, trial, _generate)
         return answer, trial.generation(answer.facts, call.body)
 
@@ -73,7 +82,8 @@ class Generator:
         Raises:
             WeaverError: there is none, in the words that the caller is told.
         """
-        trial = Trial(self._clock, self._meter, self._health)
+        operation = OPERATIONS[call.dialect]
+        trial = self._trial(self._clock, self._meter, self._health, operation)
         started = self._clock.monotonic()
         stream = await self._answered(call, trial, _open)
         total_s = self.routes.find(call.model).total_s

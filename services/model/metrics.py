@@ -6,17 +6,16 @@ the targets stand is asked of them when somebody scrapes, so that it costs calls
 
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import dataclass
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from services.model.breaker import State
-from services.model.call import Usage
+from services.model.call import CHAT, Usage
+from services.model.figures import Figures, FiguresCollector
 from services.model.route import Target
 
-_SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2, 4, 8, 15, 30, 60, 120, 300)
 _OTHER = "other"
 _STATES = {State.CLOSED: 0, State.HALF_OPEN: 1, State.OPEN: 2}
 
@@ -35,38 +34,8 @@ class ProviderMetrics:
         """See the class."""
         self._known = frozenset(known)
         labels = ("provider", "model")
-        self._calls = Counter(
-            "llm_api_calls",
-            "Calls of a provider, each try counted.",
-            (*labels, "status"),
-            registry=registry,
-        )
-        self._duration = Histogram(
-            "llm_api_duration_seconds",
-            "How long a provider took, to the end of its answer.",
-            labels,
-            registry=registry,
-            buckets=_SECONDS,
-        )
-        self._first_byte = Histogram(
-            "llm_time_to_first_byte_seconds",
-            "How long a provider took to the first event of a stream.",
-            labels,
-            registry=registry,
-            buckets=_SECONDS,
-        )
-        self._tokens = Counter(
-            "llm_tokens",
-            "Tokens as the provider counts them, or as estimated.",
-            (*labels, "direction"),
-            registry=registry,
-        )
-        self._cost = Counter(
-            "llm_cost_micros",
-            "What calls cost, in millionths of the account's currency.",
-            labels,
-            registry=registry,
-        )
+        self._figures = FiguresCollector()
+        registry.register(self._figures)
         self._skipped = Counter(
             "llm_target_skipped",
             "Calls that passed a target over, because its breaker was open or its queue full.",
@@ -91,22 +60,35 @@ class ProviderMetrics:
             ("provider", "result"),
             registry=registry,
         )
+        self._cache_asked = Counter(
+            "llm_cache_asked",
+            "Requests that the cache may answer, by what it said.",
+            ("result",),
+            registry=registry,
+        )
+        self._cache_kept = Counter(
+            "llm_cache_kept",
+            "Answers that the cache may keep, by what became of them.",
+            ("result",),
+            registry=registry,
+        )
+        self._cache_saved = Counter(
+            "llm_cache_saved_cost_micros",
+            "What hits did not cost, in millionths of the account's currency.",
+            registry=registry,
+        )
 
-        self._children: dict[tuple[str, str], _Children] = {}
-
-    def attempt(self, provider: str, model: str, status: str, duration_s: float) -> None:
+    def attempt(
+        self, provider: str, model: str, status: str, duration_s: float, operation: str = CHAT
+    ) -> None:
         """Count one call of a provider."""
-        children = self._of(provider, model)
-        calls = children.calls.get(status)
-        if calls is None:
-            calls = self._calls.labels(*children.labels, status)
-            children.calls[status] = calls
-        calls.inc()
-        children.duration.observe(duration_s)
+        self._of(provider, model, operation).attempt(status, duration_s)
 
-    def first_byte(self, provider: str, model: str, duration_s: float) -> None:
+    def first_byte(
+        self, provider: str, model: str, duration_s: float, operation: str = CHAT
+    ) -> None:
         """Note how long a stream's first event took."""
-        self._of(provider, model).first_byte.observe(duration_s)
+        self._of(provider, model, operation).first_byte.observe(duration_s)
 
     def know(self, known: Collection[tuple[str, str]]) -> None:
         """Take other providers and models for those that are configured."""
@@ -123,43 +105,32 @@ class ProviderMetrics:
 
     def skipped(self, provider: str, model: str, reason: str) -> None:
         """Count one call that passed a target over."""
-        self._skipped.labels(*self._of(provider, model).labels, reason).inc()
+        known = (provider, model) in self._known
+        target = (provider, model) if known else (_OTHER, _OTHER)
+        self._skipped.labels(*target, reason).inc()
 
-    def tokens(self, provider: str, model: str, usage: Usage, cost_micros: int) -> None:
+    def cache_asked(self, result: str) -> None:
+        """Count one look-up."""
+        self._cache_asked.labels(result).inc()
+
+    def cache_kept(self, result: str) -> None:
+        """Count one answer that could be kept."""
+        self._cache_kept.labels(result).inc()
+
+    def cache_saved(self, cost_micros: int) -> None:
+        """Count what a hit did not cost."""
+        self._cache_saved.inc(cost_micros)
+
+    def tokens(
+        self, provider: str, model: str, usage: Usage, cost_micros: int, operation: str = CHAT
+    ) -> None:
         """Count what a call used, and what it cost."""
-        children = self._of(provider, model)
-        if cost_micros:
-            children.cost.inc(cost_micros)
-        children.input_tokens.inc(usage.input_tokens)
-        children.output_tokens.inc(usage.output_tokens)
+        self._of(provider, model, operation).used(usage, cost_micros)
 
-    def _of(self, provider: str, model: str) -> "_Children":
-        labels = (provider, model) if (provider, model) in self._known else (_OTHER, _OTHER)
-        children = self._children.get(labels)
-        if children is None:
-            children = self._children[labels] = _Children(
-                labels,
-                {},
-                self._duration.labels(*labels),
-                self._first_byte.labels(*labels),
-                self._tokens.labels(*labels, "input"),
-                self._tokens.labels(*labels, "output"),
-                self._cost.labels(*labels),
-            )
-        return children
-
-
-@dataclass(frozen=True)
-class _Children:
-    """The figures of one provider and model, looked up once: a look-up costs as much as a count."""
-
-    labels: tuple[str, str]
-    calls: dict[str, Counter]
-    duration: Histogram
-    first_byte: Histogram
-    input_tokens: Counter
-    output_tokens: Counter
-    cost: Counter
+    def _of(self, provider: str, model: str, operation: str) -> Figures:
+        if (provider, model) not in self._known:
+            provider = model = _OTHER
+        return self._figures.of((provider, model, operation))
 
 
 class TargetMetrics(Collector):

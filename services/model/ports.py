@@ -2,7 +2,8 @@
 
 from typing import Protocol
 
-from services.model.call import Answer, Call, Chunk, Dialect, Facts, Headers, Usage
+from services.common.errors import WeaverError
+from services.model.call import Answer, Call, Chunk, Dialect, Facts, Generation, Headers, Usage
 
 
 class Stream(Protocol):
@@ -74,6 +75,37 @@ class Provider(Protocol):
         ...
 
 
+class AnswerStream(Protocol):
+    """An answer on its way to a caller, wherever it comes from."""
+
+    @property
+    def content_type(self) -> str:
+        """The media type."""
+        ...
+
+    @property
+    def headers(self) -> Headers:
+        """Response headers that go before it."""
+        ...
+
+    @property
+    def error(self) -> WeaverError | None:
+        """Why the answer is not whole; None while it arrives, and when it is."""
+        ...
+
+    async def read(self) -> Chunk | None:
+        """Return the next events; None at the end, whole or not."""
+        ...
+
+    def generation(self) -> Generation:
+        """Return what is known about the call; to be asked once, after the end."""
+        ...
+
+    async def aclose(self) -> None:
+        """Let go of whoever answers, wherever the answer stands."""
+        ...
+
+
 class Health(Protocol):
     """Where the state of dependencies is told."""
 
@@ -85,15 +117,19 @@ class Health(Protocol):
 class Meter(Protocol):
     """Where figures are kept."""
 
-    def attempt(self, provider: str, model: str, status: str, duration_s: float) -> None:
+    def attempt(
+        self, provider: str, model: str, status: str, duration_s: float, operation: str
+    ) -> None:
         """Count one call of a provider; `status` is `ok` or a reason in lower case."""
         ...
 
-    def first_byte(self, provider: str, model: str, duration_s: float) -> None:
+    def first_byte(self, provider: str, model: str, duration_s: float, operation: str) -> None:
         """Note how long a stream's first event took."""
         ...
 
-    def tokens(self, provider: str, model: str, usage: Usage, cost_micros: int) -> None:
+    def tokens(
+        self, provider: str, model: str, usage: Usage, cost_micros: int, operation: str
+    ) -> None:
         """Count what a call used, and what it cost."""
         ...
 

@@ -7,7 +7,7 @@ import msgspec
 import structlog
 
 from services.common.clock import Clock
-from services.model.call import Attempt, Facts, Generation, Headers
+from services.model.call import CHAT, Attempt, Facts, Generation, Headers
 from services.model.ports import Health, Meter
 from services.model.route import Target
 from services.model.usage import counted
@@ -24,10 +24,12 @@ class Trial:
         clock: tells how long each took.
         meter: counts them.
         health: learns whether the provider works.
+        operation: what is done, as `OPERATIONS` names it.
     """
 
-    def __init__(self, clock: Clock, meter: Meter, health: Health) -> None:
+    def __init__(self, clock: Clock, meter: Meter, health: Health, operation: str = CHAT) -> None:
         """See the class."""
+        self.operation = operation
         self.attempts: list[Attempt] = []
         self.spent_s = 0.0
         """Time spent waiting for providers, pauses between tries left out."""
@@ -78,7 +80,7 @@ class Trial:
         provider = self._target.provider.name
         self.attempts.append(Attempt(provider, self._model, http_status, error, duration_s))
         if goes_on:
-            self._meter.first_byte(provider, self._target.model, duration_s)
+            self._meter.first_byte(provider, self._target.model, duration_s, self.operation)
         else:
             self._count(error, duration_s, detail)
         return now
@@ -91,7 +93,8 @@ class Trial:
 
     def _count(self, error: str, duration_s: float, detail: str) -> None:
         last = self.attempts[-1]
-        self._meter.attempt(last.provider, self._target.model, error.lower() or "ok", duration_s)
+        status = error.lower() or "ok"
+        self._meter.attempt(last.provider, self._target.model, status, duration_s, self.operation)
         if error == "CANCELLED":
             return
         failing = error in _UNHEALTHY
@@ -117,7 +120,7 @@ class Trial:
         target = self._target
         usage = counted(facts, request_body)
         cost_micros = target.prices.cost_micros(usage)
-        self._meter.tokens(target.provider.name, target.model, usage, cost_micros)
+        self._meter.tokens(target.provider.name, target.model, usage, cost_micros, self.operation)
         return Generation(
             target.provider.name,
             facts.model or self._model,
@@ -134,8 +137,10 @@ def told(attempts: Sequence[Attempt]) -> Headers:
     """Return the response headers that say what happened: who answered, and after how many tries.
 
     Args:
-        attempts: in order; the last one answered.
+        attempts: in order; the last one answered. Without any there is nothing to say.
     """
+    if not attempts:
+        return ()
     headers = (
         ("x-weaver-provider", attempts[-1].provider),
         ("x-weaver-attempts", str(len(attempts))),

@@ -70,13 +70,17 @@ class Figures:
         self.passed_over: list[str] = []
         self.states: list[tuple[str, bool, str]] = []
 
-    def attempt(self, provider: str, model: str, status: str, duration_s: float) -> None:
+    def attempt(
+        self, provider: str, model: str, status: str, duration_s: float, operation: str
+    ) -> None:
         self.attempts.append(f"{provider} {model} {status} {duration_s:.0f}")
 
-    def first_byte(self, provider: str, model: str, duration_s: float) -> None:
+    def first_byte(self, provider: str, model: str, duration_s: float, operation: str) -> None:
         self.first_bytes.append(duration_s)
 
-    def tokens(self, provider: str, model: str, usage: Usage, cost_micros: int) -> None:
+    def tokens(
+        self, provider: str, model: str, usage: Usage, cost_micros: int, operation: str
+    ) -> None:
         self.used.append(usage)
 
     def skipped(self, provider: str, model: str, reason: str) -> None:

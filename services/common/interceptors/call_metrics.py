@@ -4,13 +4,14 @@ The client library's own counters take a lock and a dozen Python calls each; eve
 these, so they are plain numbers, changed on the event loop alone and read when Prometheus asks.
 """
 
-from bisect import bisect_left
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
+
+from services.common.distribution import Distribution
 
 BUCKETS_S = (
     *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5),
@@ -21,44 +22,6 @@ UNKNOWN_METHOD = "unknown"
 
 waited: ContextVar[tuple[bool, float] | None] = ContextVar("waited", default=None)
 """Of a call that waits for somebody outside: whether it streams, and the seconds it waited."""
-
-
-class Distribution:
-    """A histogram of plain numbers.
-
-    Args:
-        bounds: upper bounds of the buckets, ascending.
-    """
-
-    __slots__ = ("_bounds", "counts", "total")
-
-    def __init__(self, bounds: Sequence[float] = BUCKETS_S) -> None:
-        """Start at nothing."""
-        self._bounds = bounds
-        self.counts = [0] * (len(bounds) + 1)
-        self.total = 0.0
-
-    def observe(self, value: float) -> None:
-        """Count a value."""
-        self.counts[bisect_left(self._bounds, value)] += 1
-        self.total += value
-
-    def __add__(self, other: "Distribution") -> "Distribution":
-        """Return both together."""
-        both = Distribution(self._bounds)
-        pairs = zip(self.counts, other.counts, strict=True)
-        both.counts = [mine + theirs for mine, theirs in pairs]
-        both.total = self.total + other.total
-        return both
-
-    def add_to(self, family: HistogramMetricFamily, labels: Sequence[str]) -> None:
-        """Put the figures into a family, under its labels."""
-        running, cumulative = 0, []
-        names = (*(str(float(bound)) for bound in self._bounds), "+Inf")
-        for bound, count in zip(names, self.counts, strict=True):
-            running += count
-            cumulative.append((bound, float(running)))
-        family.add_metric(labels, buckets=cumulative, sum_value=self.total)
 
 
 class MethodMetrics:
@@ -78,9 +41,9 @@ class MethodMetrics:
         """Start at nothing."""
         self.codes: dict[str, int] = {}
         self.http: dict[int, int] = {}
-        self.whole = Distribution()
-        self.streams = Distribution()
-        self.overhead = (Distribution(), Distribution())
+        self.whole = Distribution(BUCKETS_S)
+        self.streams = Distribution(BUCKETS_S)
+        self.overhead = (Distribution(BUCKETS_S), Distribution(BUCKETS_S))
 
     def observe(self, code: str, seconds: float, told: tuple[bool, float] | None = None) -> None:
         """Count a call that is over, and what it told of itself."""
@@ -136,7 +99,7 @@ class CallMetrics(Collector):
             for code, count in list(method.codes.items()):
                 handled.add_metric((path, code), count)
             if method.codes:
-                both = Distribution()
+                both = Distribution(BUCKETS_S)
                 both.counts = list(
                     map(sum, zip(method.whole.counts, method.streams.counts, strict=True))
                 )
