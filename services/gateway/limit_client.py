@@ -63,6 +63,8 @@ class LimitClient:
         company: who is about to ask; a batch waits a moment for them.
     """
 
+    batcher: type[Batcher[Any, Any]] = Batcher
+
     def __init__(
         self,
         channel: Any,  # noqa: ANN401 - gRPC's or local
@@ -78,15 +80,15 @@ class LimitClient:
         self._time_to_live.FromNanoseconds(int(time_to_live_s * 1e9))
         # What the limiter takes by itself need not be said in each request.
         self._say_time_to_live = time_to_live_s != TIME_TO_LIVE_S
-        self._reserve: Batcher[pb.ReserveRequest, Admission] = Batcher(
+        self._reserve: Batcher[pb.ReserveRequest, Admission] = self.batcher(
             self._send_reserve,
             gathering=Gathering(company or Company(), share=4, longest_s=GATHERING_S),
         )
         # Nobody waits for a settlement: it leaves with the next reservation, or soon.
-        self._settle: Batcher[pb.SettleRequest, None] = Batcher(
+        self._settle: Batcher[pb.SettleRequest, None] = self.batcher(
             self._send_settle, linger_s=SETTLE_WITHIN_S, max_pending=MOST_OWED
         )
-        self._unsure: Batcher[pb.SettleRequest, None] = Batcher(
+        self._unsure: Batcher[pb.SettleRequest, None] = self.batcher(
             self._send_settle, linger_s=SETTLE_WITHIN_S, max_pending=MOST_UNSURE
         )
         self._reservations = Reservations(self._begin_renewal, time_to_live_s)
