@@ -6,10 +6,11 @@ waits for a dead store, and nothing needs a restart.
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
+from services.common.backups import IN_THE_STORE, Standing, read_fields
 from services.common.valkey import Address, Command, Connection, raise_for
 from services.common.valkey_link import Link
 from services.common.valkey_location import Location
@@ -27,6 +28,9 @@ return redis.call('ZCARD', KEYS[1])
 
 _OF_ONE_ACCOUNT = frozenset({"ERR", "WRONGTYPE"})
 """What the store says when something is wrong with one key, and nothing with itself."""
+
+_BACKUPS_EVERY = 60
+"""So many looks at the store, one a second, between two at what is known of backups."""
 
 _STATUSES = tuple(Status)
 _VERBS = {verb: verb.value.encode() for verb in Verb}
@@ -46,6 +50,7 @@ class RedisStore:
         name: this replica among those that share the store; empty is not counted.
         on_replicas: told how many replicas there are, about once a second.
         on_unfit: told why a store should not hold limits; true says to do without it.
+        on_backups: told what was written down of backups, about once a minute.
     """
 
     def __init__(  # noqa: PLR0913 - each is one neighbour or one declared choice
@@ -57,9 +62,12 @@ class RedisStore:
         name: str = "",
         on_replicas: Callable[[int], None] = _ignore,
         on_unfit: Callable[[str], bool] = bool,
+        on_backups: Callable[[Mapping[str, Standing]], None] = lambda _: None,
     ) -> None:
         """See the class."""
         self._on_replicas = on_replicas
+        self._on_backups = on_backups
+        self._look_at_backups = 0
         self._on_unfit = on_unfit
         self._name = name
         self._script = Path(__file__).with_name("limiter.lua").read_bytes()
@@ -161,6 +169,11 @@ class RedisStore:
         (count,) = await connection.exchange([("EVAL", _BEAT, 1, "wrl:{replicas}", self._name)])
         if isinstance(count, int):
             self._on_replicas(count)
+        if self._look_at_backups == 0:
+            (found,) = await connection.exchange([("HGETALL", IN_THE_STORE)])
+            if isinstance(found, Mapping):
+                self._on_backups(read_fields(found))
+        self._look_at_backups = (self._look_at_backups + 1) % _BACKUPS_EVERY
 
 
 def _outcome(reply: list[int], rules: int) -> Outcome:

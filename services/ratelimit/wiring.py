@@ -9,6 +9,7 @@ import grpc
 from prometheus_client import CollectorRegistry
 
 from services.common.audit_trail import AuditTrail, open_trail
+from services.common.backups import BackupMetrics, Standing
 from services.common.clock import SystemClock
 from services.common.component import Component
 from services.common.health import Health
@@ -78,6 +79,8 @@ async def build(
         if limiter is not None:
             limiter.set_replicas(shares)
 
+    backups: dict[str, Standing] = {}
+    registry.register(BackupMetrics(("redis",), lambda: backups or None))
     timeout_s = settings.store_timeout_ms / 1000
     store = RedisStore(
         location(settings, client=STORE_CLIENT, timeout_s=timeout_s),
@@ -86,6 +89,7 @@ async def build(
         name=secrets.token_hex(8),
         on_replicas=Recent(replicas_counted, clock).counted,
         on_unfit=degradation.store_examined,
+        on_backups=lambda found: backups.update({"redis": Standing(0.0), **found}),
     )
     watch, policy = _policy(settings, health, metrics, trail)
     await store.start()

@@ -20,11 +20,15 @@ from services.audit.log import Log
 from services.audit.settings import AuditSettings
 from services.audit.sidestore.store import SideStore
 from services.audit.tiles import TileDirectory
+from services.common.backups import BESIDE_THE_LOG, BackupMetrics, Standing, read
 from services.common.clock import Clock
 
 REQUEST = "prune-request"
 ANSWER = "prune-answer"
 INTERVAL_S = 3_600.0
+BACKED_UP = ("keys", "side-store")
+"""What is backed up on the machine of a log."""
+
 _FIRST_S = 60.0
 _POLL_S = 1.0
 _AT_ONCE = 4_096
@@ -192,7 +196,15 @@ def _metrics(registry: CollectorRegistry, layout: Layout, minimum: Minimum) -> C
         "audit_archive_records", "Records that the last good archive holds.", registry=registry
     )
     size.set_function(lambda: _archived(layout)[1])
+    registry.register(BackupMetrics(BACKED_UP, lambda: _backups(layout)))
     return Counter("audit_retention_failures", "Attempts to prune that failed.", registry=registry)
+
+
+def _backups(layout: Layout) -> dict[str, Standing]:
+    try:
+        return read((layout.private / BESIDE_THE_LOG).read_bytes())
+    except OSError:
+        return {}
 
 
 def _archived(layout: Layout) -> tuple[float, int]:

@@ -43,6 +43,7 @@ from services.cli.backup.shelf import Shelf, ShelfError
 from services.cli.backup.snapshot import SnapshotError, session
 from services.cli.backup.taking import store_address
 from services.cli.keys.options import key_sources, passphrase_of, settings_of
+from services.common.backups import DRILL
 from services.common.settings import SettingsError
 
 app = typer.Typer()
@@ -241,9 +242,9 @@ def _check_database(path: Path) -> None:
 def _remember(log: Path) -> bool:
     """Write the drill's time down where a service's metrics read it."""
     now = utc_now()
-    noted = standing.remember_beside(log, standing.DRILL, now, 0)
+    noted = standing.remember_beside(log, DRILL, now, 0)
     try:
         with session(store_address(), timeout_s=5.0) as asking:
-            return standing.remember_in_store(asking, standing.DRILL, now, 0) or noted
+            return standing.remember_in_store(asking, DRILL, now, 0) or noted
     except (SnapshotError, SettingsError):
         return noted

@@ -5,7 +5,6 @@ Beside the log for the audit service, in the store for the limiter: there the me
 being able to write it down spoils no backup; the command says so.
 """
 
-import json
 from datetime import datetime
 from pathlib import Path
 
@@ -14,10 +13,7 @@ import msgspec
 from services.audit.layout import Layout
 from services.audit.sidestore.vault import replace_file
 from services.cli.backup.snapshot import Session, SnapshotError
-
-FILE = "backups.json"
-STORE_KEY = "weaver:backups"
-DRILL = "drill"
+from services.common.backups import BESIDE_THE_LOG, IN_THE_STORE, Standing, read
 
 
 def remember_beside(log: Path, what: str, now: datetime, size: int) -> bool:
@@ -25,15 +21,11 @@ def remember_beside(log: Path, what: str, now: datetime, size: int) -> bool:
     layout = Layout(log)
     if not layout.private.is_dir():
         return False
-    path = layout.private / FILE
+    path = layout.private / BESIDE_THE_LOG
     try:
-        found = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        found = {}
-    known = found if isinstance(found, dict) else {}
-    known[what] = {"time": now.timestamp(), "size": size}
-    try:
-        replace_file(path, json.dumps(known, sort_keys=True).encode() + b"\n")
+        found = read(path.read_bytes()) if path.exists() else {}
+        found[what] = Standing(now.timestamp(), size)
+        replace_file(path, msgspec.json.encode(found) + b"\n")
     except OSError:
         return False
     return True
@@ -41,9 +33,9 @@ def remember_beside(log: Path, what: str, now: datetime, size: int) -> bool:
 
 def remember_in_store(session: Session, what: str, now: datetime, size: int) -> bool:
     """Write down in the store that something succeeded; say whether that could be."""
-    entry = msgspec.json.encode({"time": now.timestamp(), "size": size})
+    entry = msgspec.json.encode(Standing(now.timestamp(), size))
     try:
-        session.ask("HSET", STORE_KEY, what, entry)
+        session.ask("HSET", IN_THE_STORE, what, entry)
     except SnapshotError:
         return False
     return True
