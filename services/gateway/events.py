@@ -26,6 +26,7 @@ class EventType(Enum):
     OUTCOME = "outcome"
     REFUSAL = "refusal"
     AUDIT_READ = "audit_read"
+    CONFIGURATION_CHANGED = "configuration_changed"
     SERVICE_STARTED = "service_started"
     SERVICE_STOPPED = "service_stopped"
     DEGRADED_ENTERED = "degraded_entered"

@@ -6,6 +6,7 @@ from typing import Any
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from services.common.channel import call
+from services.common.health import Health
 
 TIMEOUT_S = 1.0
 PACKAGE = "weaver."
@@ -32,3 +33,20 @@ class HealthClient:
             for name, state in response.statuses.items()
             if not name.startswith(PACKAGE)
         }
+
+
+class OwnHealth:
+    """The port `Neighbour`, for what the gateway itself depends on: keys, files.
+
+    Args:
+        health: the gateway's.
+    """
+
+    def __init__(self, health: Health) -> None:
+        """See the class."""
+        self._health = health
+
+    async def states(self) -> Mapping[str, bool]:
+        """Return how they are; of the gateway itself only that it is there."""
+        states = {name: serving for name, (serving, _) in self._health.snapshot().items()}
+        return states | {"": True}

@@ -1,5 +1,7 @@
 """Tells logs, metrics, health and the audit log of what changes."""
 
+from collections.abc import Mapping
+
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
@@ -112,6 +114,13 @@ class Reporter:
         _log.log(20 if up else 40, "dependency changed", dependency=name, up=up)
         self._ready()
         self._record(up=up, attributes={"dependency": name})
+
+    def configuration_changed(self, attributes: Mapping[str, str]) -> None:
+        """Record that something else decides now, or that a change was refused."""
+        if self.recorder is not None:
+            kind = EventType.CONFIGURATION_CHANGED
+            event = Event(kind, self._clock.time(), attributes=dict(attributes))
+            self.recorder.submit(event, must=True)
 
     def went_on(self) -> None:
         """Count a request that goes on although the log does not answer."""

@@ -1,132 +1,129 @@
-"""JSON Web Tokens: what is believed of one, and what is not."""
+"""JSON Web Tokens: verified once, remembered until they end or their key is gone.
+
+A token is read strictly (`jws`), verified by a key that is known here (`key_ring`), and only then
+is anything that it says believed (`claims`). It is never logged, and never kept in clear.
+"""
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
-
-import jwt
+from typing import Final, NamedTuple, Protocol
 
 from services.common.clock import Clock
-from services.common.errors import Unauthenticated
+from services.common.errors import Unauthenticated, Unavailable
+from services.gateway import jws
+from services.gateway.claims import ClaimRules
+from services.gateway.jws import Signed, bad_token
+from services.gateway.key_ring import KeyRing
 from services.gateway.principal import Principal
+from services.gateway.recent import Recent
+from services.gateway.verification_keys import VerificationKey
 
-MAX_CACHED_TOKENS = 10_000
-MAX_CLAIM = 256
-LEEWAY_S = 30
+MOST_REMEMBERED: Final = 20_000
 
 
-@dataclass(frozen=True, slots=True)
-class TokenPolicy:
-    """What a JWT must be.
+class Issuer(Protocol):
+    """Where keys can be asked for that are not known yet."""
 
-    Args:
-        keys: the public keys, PEM, by key id; the key of tokens without `kid` is under "".
-        algorithms: the algorithms that are accepted, and no others.
-        issuer: the `iss` that is required; None accepts any.
-        audience: the `aud` of which one is required; empty accepts any.
-        roles_claim: the claim that holds the roles.
-        tenant_claim: the claim that holds the tenant.
-        default_tenant: the tenant of tokens without the claim.
-        default_roles: the roles of tokens without the claim.
-    """
+    @property
+    def reachable(self) -> bool:
+        """Whether the last time it was asked it answered."""
+        ...
 
-    keys: Mapping[str, bytes]
-    algorithms: tuple[str, ...] = ("RS256",)
-    issuer: str | None = None
-    audience: tuple[str, ...] = ()
-    roles_claim: str = "roles"
-    tenant_claim: str = "tenant"
-    default_tenant: str = "default"
-    default_roles: tuple[str, ...] = ("user",)
+    async def renew(self) -> bool:
+        """Ask for the keys, unless that was just done; return whether they were read anew."""
+        ...
+
+
+class _Verified(NamedTuple):
+    until: float
+    principal: Principal
+    key: VerificationKey
 
 
 class Tokens:
-    """Verifies JWTs; a verified one is remembered until it expires.
+    """Verifies tokens.
 
     Args:
-        policy: what a token must be.
-        clock: for the expiry of remembered tokens.
+        ring: the keys.
+        clock: for the times in tokens.
+        algorithms: the algorithms that are accepted, and no others.
+        rules: what the claims must be.
+        issuer: asked for keys that are not known; None where there is nobody to ask.
+        most: how many verified tokens are remembered.
     """
 
-    def __init__(self, policy: TokenPolicy, clock: Clock) -> None:
+    def __init__(  # noqa: PLR0913 - what decides about a token
+        self,
+        ring: KeyRing,
+        clock: Clock,
+        *,
+        algorithms: tuple[str, ...] = ("RS256",),
+        rules: ClaimRules,
+        issuer: Issuer | None = None,
+        most: int = MOST_REMEMBERED,
+    ) -> None:
         """See the class."""
-        self._policy = policy
+        self._ring = ring
         self._clock = clock
-        self._verified: dict[bytes, tuple[float, Principal]] = {}
+        self._algorithms = algorithms
+        self._rules = rules
+        self._issuer = issuer
+        self._verified: Recent[bytes, _Verified] = Recent(most)
+        ring.changed = self._forget
+
+    def __len__(self) -> int:
+        """Return how many verified tokens are remembered."""
+        return len(self._verified)
 
     async def principal(self, token: str) -> Principal:
         """Verify a token and return its principal.
 
         Raises:
             Unauthenticated: the token is malformed, forged, expired or not meant for us.
+            Unavailable: only its issuer could tell whether it is good, and cannot be reached.
         """
         digest = hashlib.sha256(token.encode()).digest()
         known = self._verified.get(digest)
-        if known is not None and self._clock.time() < known[0]:
-            return known[1]
-        claims = self._verify(token)
-        principal = Principal(
-            _text(claims, self._policy.tenant_claim, self._policy.default_tenant),
-            _text(claims, "iss", "jwt"),
-            _text(claims, "sub", ""),
-            _roles(claims.get(self._policy.roles_claim, list(self._policy.default_roles))),
-        )
-        if len(self._verified) >= MAX_CACHED_TOKENS:
-            self._verified.clear()
-        self._verified[digest] = (float(claims["exp"]) + LEEWAY_S, principal)
+        if known is not None and self._clock.time() < known.until:
+            return known.principal
+        signed = jws.read(token, self._algorithms)
+        key = await self._verified_by(signed)
+        principal, until = self._rules.principal(signed.claims(), self._clock.time())
+        if key in self._ring.keys:
+            self._verified.put(digest, _Verified(until, principal, key))
         return principal
 
-    def _verify(self, token: str) -> dict[str, Any]:
-        policy = self._policy
-        try:
-            key_id = jwt.get_unverified_header(token).get("kid", "")
-            key = policy.keys.get(str(key_id)) or policy.keys.get("")
-            if key is None:
-                raise _bad_token("it is signed with a key that is not known here")
-            return jwt.decode(
-                token,
-                key,
-                algorithms=list(policy.algorithms),
-                audience=policy.audience or None,
-                issuer=policy.issuer,
-                leeway=LEEWAY_S,
-                options={"require": ["exp", "sub"], "verify_aud": bool(policy.audience)},
-            )
-        except jwt.ExpiredSignatureError:
-            msg = "The token has expired. Send a fresh one."
-            raise Unauthenticated(msg, reason="EXPIRED_CREDENTIAL") from None
-        except jwt.InvalidSignatureError:
-            raise _bad_token("its signature does not verify") from None
-        except jwt.InvalidAlgorithmError:
-            allowed = ", ".join(policy.algorithms)
-            raise _bad_token(f"only these algorithms are accepted: {allowed}") from None
-        except jwt.InvalidAudienceError:
-            raise _bad_token("it is meant for another audience (`aud`)") from None
-        except jwt.InvalidIssuerError:
-            raise _bad_token("its issuer (`iss`) is not accepted here") from None
-        except jwt.MissingRequiredClaimError as error:
-            raise _bad_token(f"the claim `{error.claim}` is missing") from None
-        except (jwt.PyJWTError, ValueError, TypeError):
-            raise _bad_token("it is malformed") from None
+    async def _verified_by(self, signed: Signed) -> VerificationKey:
+        """Return the key that the token is signed with; an unknown one is asked for."""
+        key = self._try(signed)
+        if key is not None:
+            return key
+        known = self._ring.knows(signed.key_id)
+        if not known and self._issuer is not None:
+            if await self._issuer.renew():
+                key = self._try(signed)
+                known = self._ring.knows(signed.key_id)
+            if key is not None:
+                return key
+            if not known and not self._issuer.reachable:
+                msg = "The token cannot be verified: its issuer's keys cannot be had now."
+                raise Unavailable(msg, reason="IDENTITY_UNAVAILABLE", retry_after_s=1.0)
+        raise _unverified(self._ring, signed)
+
+    def _try(self, signed: Signed) -> VerificationKey | None:
+        for key in self._ring.candidates(signed.key_id, signed.algorithm):
+            if key.verifies(signed.algorithm, signed.signature, signed.content):
+                return key
+        return None
+
+    def _forget(self) -> None:
+        """Forget what keys have verified that are no longer in the ring."""
+        keys = self._ring.keys
+        self._verified.forget(lambda verified: verified.key not in keys)
 
 
-def _bad_token(why: str) -> Unauthenticated:
-    return Unauthenticated(f"The token is not valid here: {why}.")
-
-
-def _text(claims: Mapping[str, Any], claim: str, default: str) -> str:
-    value = claims.get(claim, default)
-    if not isinstance(value, str) or not 0 < len(value) <= MAX_CLAIM or not value.isprintable():
-        raise _bad_token(f"the claim `{claim}` must be a text of 1 to {MAX_CLAIM} characters")
-    return value
-
-
-def _roles(value: object) -> tuple[str, ...]:
-    if isinstance(value, str):
-        value = value.split()
-    if not isinstance(value, list) or not all(
-        isinstance(role, str) and role.isprintable() for role in value
-    ):
-        raise _bad_token("its roles must be a list of texts")
-    return tuple(sorted(set(value)))
+def _unverified(ring: KeyRing, signed: Signed) -> Unauthenticated:
+    if ring.candidates(signed.key_id, signed.algorithm):
+        return bad_token("its signature does not verify")
+    if ring.knows(signed.key_id):
+        return bad_token("its key is not one for its algorithm")
+    return bad_token("it is signed with a key that is not known here")

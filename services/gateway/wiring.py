@@ -22,7 +22,6 @@ from services.common.errors import Unavailable
 from services.common.fingerprint import start_attributes
 from services.common.health import Health
 from services.common.server import Kind, Listener
-from services.common.settings import pem
 from services.common.status import http_status
 from services.gateway import audit_client, limit_client, model_client, openai
 from services.gateway.admin_servicer import AdminServicer
@@ -35,10 +34,11 @@ from services.gateway.authentication import APIKeys, Authenticator
 from services.gateway.authorization import Authorizer
 from services.gateway.capture import KINDS, Capture
 from services.gateway.catalogue import Catalogue
+from services.gateway.configuration_reports import ConfigurationReports
 from services.gateway.dependencies import Dependencies
 from services.gateway.events import CaptureRule, Event, EventType
 from services.gateway.health import HealthReport
-from services.gateway.health_client import HealthClient
+from services.gateway.health_client import HealthClient, OwnHealth
 from services.gateway.limit_client import LimitClient
 from services.gateway.limit_reader import LimitReader
 from services.gateway.model_client import ModelClient
@@ -48,7 +48,9 @@ from services.gateway.refusals import Refusals
 from services.gateway.reporter import Reporter
 from services.gateway.servicer import GatewayServicer
 from services.gateway.settings import GatewaySettings
-from services.gateway.tokens import TokenPolicy, Tokens
+from services.gateway.token_wiring import open_tokens
+from services.gateway.tokens import Tokens
+from services.gateway.tracing import TracedLimitClient, TracedRecorder
 from weaver.gateway.v1 import (
     admin_service_pb2_grpc,
     audit_admin_service_pb2_grpc,
@@ -107,7 +109,7 @@ async def build(
         append_timeout_s=settings.audit_timeout_ms / 1000,
         read_timeout_s=settings.request_timeout_ms / 1000,
     )
-    recorder = Recorder(
+    recorder = (TracedRecorder if settings.telemetry_enabled else Recorder)(
         audit,
         reporter,
         instance=settings.instance or _instance(),
@@ -116,7 +118,7 @@ async def build(
         company=company,
     )
     refusals = Refusals(clock)
-    limiter = LimitClient(
+    limiter = (TracedLimitClient if settings.telemetry_enabled else LimitClient)(
         channels.ratelimit,
         timeout_s=settings.ratelimit_timeout_ms / 1000,
         time_to_live_s=settings.reservation_ms / 1000,
@@ -128,14 +130,19 @@ async def build(
             "audit": HealthClient(channels.audit),
             "model": HealthClient(channels.model),
             "ratelimit": HealthClient(channels.ratelimit),
+            NAME: OwnHealth(health),
         },
         reporter,
         clock,
-        optional=frozenset() if records_needed else frozenset({"audit"}),
+        optional=frozenset({NAME} if records_needed else {NAME, "audit"}),
     )
     reporter.recorder, reporter.dependencies = recorder, dependencies
+    changes = ConfigurationReports(registry, health, reporter.configuration_changed)
+    tokens = None
+    if "jwt" in settings.auth_mode:
+        tokens = open_tokens(settings, stack, clock, changes)
     pipeline = Pipeline(
-        authenticator=_authenticator(settings),
+        authenticator=_authenticator(settings, tokens),
         authorizer=Authorizer(),
         door=_door(settings, clock, registry),
         catalogue=Catalogue(model, clock),
@@ -220,23 +227,12 @@ async def _open(settings: GatewaySettings, stack: AsyncExitStack) -> Neighbours:
     )
 
 
-def _authenticator(settings: GatewaySettings) -> Authenticator:
-    keys = tokens = None
+def _authenticator(settings: GatewaySettings, tokens: Tokens | None) -> Authenticator:
+    keys = None
     if "api_key" in settings.auth_mode:
         keys = APIKeys(
             settings.api_keys, tenant=settings.default_tenant, roles=settings.api_key_roles
         )
-    if "jwt" in settings.auth_mode and settings.jwt_public_key is not None:
-        policy = TokenPolicy(
-            {"": pem(settings.jwt_public_key)},
-            algorithms=settings.jwt_algorithms,
-            issuer=settings.jwt_issuer,
-            audience=settings.jwt_audience,
-            roles_claim=settings.jwt_roles_claim,
-            tenant_claim=settings.jwt_tenant_claim,
-            default_tenant=settings.default_tenant,
-        )
-        tokens = Tokens(policy, SystemClock())
     return Authenticator(keys, tokens)
 
 
