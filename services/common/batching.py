@@ -173,6 +173,25 @@ class Batcher(Generic[Item, Result]):
             self._lingering = None
             self._begin()
 
+    def take(self) -> list[tuple[Item, asyncio.Future[Result]]]:
+        """Take what lingers out, to send it some other way; resolve it, or give it `back`."""
+        if self._lingering is None:
+            return []
+        size = min(len(self._pending), self._max_batch)
+        taken = [self._pending.popleft() for _ in range(size)]
+        if not self._pending:
+            self._lingering.cancel()
+            self._lingering = None
+        return taken
+
+    def back(self, taken: Sequence[tuple[Item, asyncio.Future[Result]]]) -> None:
+        """Send at once, before all others, what was taken in vain."""
+        self._pending.extendleft(reversed(taken))
+        if self._lingering is not None:
+            self.hurry()
+        elif self._pending and len(self._under_way) < self._concurrency:
+            self._begin()
+
     async def close(self) -> None:
         """Wait until everything that was submitted has been sent."""
         self.hurry()

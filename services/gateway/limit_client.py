@@ -84,7 +84,7 @@ class LimitClient:
             self._send_reserve,
             gathering=Gathering(company or Company(), share=4, longest_s=GATHERING_S),
         )
-        # Nobody waits for a settlement: it leaves with the next reservation, or soon.
+        # Nobody waits for a settlement: it rides with the next reservation, or leaves soon.
         self._settle: Batcher[pb.SettleRequest, None] = self.batcher(
             self._send_settle, linger_s=SETTLE_WITHIN_S, max_pending=MOST_OWED
         )
@@ -108,7 +108,6 @@ class LimitClient:
         )
         if self._say_time_to_live:
             request.time_to_live.CopyFrom(self._time_to_live)
-        self._settle.hurry()
         try:
             decided = self._reserve.enqueue(request)
             try:
@@ -178,11 +177,20 @@ class LimitClient:
         self, requests: Sequence[pb.ReserveRequest]
     ) -> Sequence[Admission | Exception]:
         async def send(part: Sequence[pb.ReserveRequest]) -> Sequence[Admission]:
-            response = await call(
-                self._stub.BatchReserve,
-                pb.BatchReserveRequest(requests=part),
-                timeout_s=self._timeout_s,
+            riding = self._settle.take()
+            request = pb.BatchReserveRequest(
+                requests=part, settlements=[settlement for settlement, _ in riding]
             )
+            try:
+                response = await call(self._stub.BatchReserve, request, timeout_s=self._timeout_s)
+            except BaseException as error:
+                self._settle.back(riding)
+                if not riding or not isinstance(error, InvalidArgument):
+                    raise
+                return await send(part)  # Alone: the form of a settlement may have been wrong.
+            for _, settled in riding:
+                if not settled.done():
+                    settled.set_result(None)
             return [
                 admission(one, asked.model)
                 for one, asked in zip(response.responses, part, strict=True)

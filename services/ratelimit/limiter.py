@@ -107,11 +107,26 @@ class Limiter:
         Raises:
             Unavailable: the store is down and that means `deny`.
         """
+        return (await self.settle_and_reserve((), reservations))[1]
+
+    async def settle_and_reserve(
+        self, settlements: Sequence[Settlement], reservations: Sequence[Reservation]
+    ) -> tuple[list[Settled], list[Decision]]:
+        """Settle, then decide on reservations in order, all in one round trip.
+
+        Raises:
+            Unavailable: the store is down and that means `deny`.
+        """
 
         def plan(policy: Policy) -> list[Call]:
-            return [reserving(policy, item) for item in reservations]
+            calls = [settling(policy, item) for item in settlements]
+            return calls + [reserving(policy, item) for item in reservations]
 
         plans, answers, policy, source = await self._decide(plan)
+        settled: list[Settled] = []
+        if settlements:
+            settled = await self._settled(settlements, plans, answers, source, look=False)
+            plans, answers = plans[len(settlements) :], answers[len(settlements) :]
         if source == "none":
             decisions = [Decision(True, (), "", None, policy.version, source)] * len(reservations)  # noqa: FBT003 - a struct takes no names cheaply
         else:
@@ -138,7 +153,7 @@ class Limiter:
             self._observer.decided(admitted=made.admitted, rule=made.refused_by, source=source)
             for rule in made.shadows:
                 self._observer.shadow_refused(rule)
-        return decisions
+        return settled, decisions
 
     async def settle(
         self, settlements: Sequence[Settlement], *, look: bool = True
@@ -153,10 +168,22 @@ class Limiter:
             return [settling(policy, item) for item in settlements]
 
         plans, answers, _, source = await self._decide(plan)
+        return await self._settled(settlements, plans, answers, source, look=look)
+
+    async def _settled(
+        self,
+        settlements: Sequence[Settlement],
+        plans: Sequence[Call],
+        answers: Sequence[Sequence[Outcome]],
+        source: Source,
+        *,
+        look: bool,
+    ) -> list[Settled]:
+        """Return what settling did; the plans and answers begin with those of the settlements."""
         if source == "none":
             return [Settled(settled=False, standings=())] * len(settlements)
         results = []
-        for item, call, outcomes in zip(settlements, plans, answers, strict=True):
+        for item, call, outcomes in zip(settlements, plans, answers, strict=False):
             known = outcomes[-1].status is Status.DONE
             beyond = decision.beyond_bound(call.groups, outcomes) if known else {}
             for unit, amount in beyond.items():

@@ -63,16 +63,22 @@ class RateLimitServicer(rpc.RateLimitServiceServicer):
         """Reserve many requests in one round trip."""
         peer = self._peer(context)
         _check_size(request.requests)
+        _check_size(request.settlements, "settlements")
         reservations = [
             _reservation(item, peer, f"requests[{index}].")
             for index, item in enumerate(request.requests)
         ]
-        decisions = await self._limiter.reserve(reservations)
+        settlements = [
+            _settlement(item, peer, f"settlements[{index}].")
+            for index, item in enumerate(request.settlements)
+        ]
+        settled, decisions = await self._limiter.settle_and_reserve(settlements, reservations)
         return pb.BatchReserveResponse(
             responses=[
                 reserve_response(reservation.id, decision)
                 for reservation, decision in zip(reservations, decisions, strict=True)
-            ]
+            ],
+            settled=[settle_response(result) for result in settled],
         )
 
     async def Settle(self, request: pb.SettleRequest, context: Any) -> pb.SettleResponse:
@@ -234,7 +240,6 @@ def _time_to_live_us(request: pb.ReserveRequest | pb.RenewRequest, path: str) ->
     return microseconds
 
 
-def _check_size(items: Sequence[object]) -> None:
+def _check_size(items: Sequence[object], field: str = "requests") -> None:
     if len(items) > MAX_BATCH:
-        field = "requests"
         raise InvalidArgument.of_field(field, f"must be at most {MAX_BATCH} items.")

@@ -142,6 +142,32 @@ async def test_settling_returns_the_difference_once(
     assert limit(third, "tokens_per_minute").remaining == 550
 
 
+async def test_what_rides_along_is_settled_before_anything_is_reserved(
+    stub: Stub, principal: identity_pb2.Principal
+) -> None:
+    first = reserve(principal, tokens=500)
+    await call(stub.Reserve, first, timeout_s=5)
+    settlement = pb.SettleRequest(reservation_id=first.reservation_id, principal=principal)
+    batch = pb.BatchReserveRequest(
+        requests=[reserve(principal, tokens=600)], settlements=[settlement, settlement]
+    )
+    response = await call(stub.BatchReserve, batch, timeout_s=5)
+    assert [one.settled for one in response.settled] == [True, False]
+    assert [one.verdict for one in response.responses] == [pb.VERDICT_ADMITTED]
+
+
+async def test_a_settlement_that_rides_along_is_checked(
+    stub: Stub, principal: identity_pb2.Principal
+) -> None:
+    bad = pb.BatchReserveRequest(
+        requests=[reserve(principal)],
+        settlements=[pb.SettleRequest(reservation_id=b"short", principal=principal)],
+    )
+    with pytest.raises(InvalidArgument) as caught:
+        await call(stub.BatchReserve, bad, timeout_s=5)
+    assert caught.value.violations[0].field == "settlements[0].reservation_id"
+
+
 async def test_settling_without_usage_frees_the_bound_and_keeps_the_request_charged(
     stub: Stub, principal: identity_pb2.Principal
 ) -> None:

@@ -168,6 +168,29 @@ async def test_what_lingers_leaves_together_after_a_while_or_in_a_hurry() -> Non
     assert batches == [[0, 1, 2], [0, 1], [7]]
 
 
+async def test_what_lingers_can_be_taken_elsewhere_and_comes_back_first() -> None:
+    batches: list[list[int]] = []
+
+    async def send(items: Sequence[int]) -> Sequence[int | Exception]:
+        batches.append(list(items))
+        return list(items)
+
+    batcher: Batcher[int, int] = Batcher(send, linger_s=60.0, max_batch=2)
+    assert batcher.take() == []
+    futures = [batcher.enqueue(number) for number in range(3)]
+    taken = batcher.take()
+    assert [item for item, _ in taken] == [0, 1]
+    batcher.back(taken)
+    assert await asyncio.gather(*futures) == [0, 1, 2]
+    assert batches == [[0, 1], [2]]
+    fourth = batcher.enqueue(3)
+    ((_, future),) = batcher.take()
+    future.set_result(3)
+    assert await fourth == 3
+    await batcher.close()
+    assert batches == [[0, 1], [2]]
+
+
 def gathering_batcher(
     company: Company, batches: list[list[int]], longest_s: float = 30.0
 ) -> Batcher[int, int]:

@@ -30,6 +30,7 @@ class Limits(ratelimit_service_pb2_grpc.RateLimitServiceServicer):
         self.renewed: list[pb.RenewRequest] = []
         self.failures: list[Exception] = []
         self.bad_subject = ""
+        self.rode = 0
         self._verdict = verdict
 
     async def BatchReserve(  # noqa: N802 - gRPC's name
@@ -40,6 +41,8 @@ class Limits(ratelimit_service_pb2_grpc.RateLimitServiceServicer):
         self.asked.set()
         await self.open.wait()
         self._fail(request)
+        self.settled += request.settlements
+        self.rode += len(request.settlements)
         ids = [one.reservation_id for one in request.requests]
         self.reserved += ids
         self.lives += [one.time_to_live.ToMilliseconds() / 1000 for one in request.requests]
@@ -68,7 +71,8 @@ class Limits(ratelimit_service_pb2_grpc.RateLimitServiceServicer):
     def _fail(self, request: Any) -> None:
         if self.failures:
             raise self.failures.pop(0)
-        if any(one.principal.subject == self.bad_subject for one in request.requests):
+        items = [*request.requests, *getattr(request, "settlements", ())]
+        if any(one.principal.subject == self.bad_subject for one in items):
             raise InvalidArgument.of_field("requests[0].principal.subject", "is bad")
 
 
@@ -211,3 +215,38 @@ async def test_one_request_of_a_wrong_form_fails_alone() -> None:
         limiter.settle(who, admission, None, 0)
     await limiter.close()
     assert [one.reservation_id for one in limits.settled] == limits.reserved
+
+
+async def test_a_settlement_rides_with_the_next_reservation() -> None:
+    limits = limits_that_answer()
+    limiter = client(limits)
+    for _ in range(3):
+        limiter.settle(PRINCIPAL, await reserve(limiter), Usage(1, 2), 3)
+    assert (limits.rode, len(limits.settled)) == (2, 2)
+    await limiter.close()
+    assert [one.reservation_id for one in limits.settled] == limits.reserved
+
+
+async def test_a_settlement_whose_ride_fails_is_sent_until_the_limiter_takes_it() -> None:
+    limits = limits_that_answer()
+    limiter = client(limits)
+    admission = await reserve(limiter)
+    limits.failures = [Unavailable("down"), Unavailable("still down")]
+    limiter.settle(PRINCIPAL, admission, Usage(1, 2), 3)
+    with pytest.raises(Unavailable):
+        await reserve(limiter)
+    await until(lambda: len(limits.settled) > 1)
+    await limiter.close()
+    assert limits.rode == 0
+    assert admission.reservation_id in [one.reservation_id for one in limits.settled]
+
+
+async def test_a_settlement_of_a_wrong_form_refuses_no_reservation() -> None:
+    limits = limits_that_answer()
+    limiter = client(limits)
+    admission = await reserve(limiter)
+    limits.bad_subject = "bad"
+    limiter.settle(Principal("t", "apikey", "bad"), admission, Usage(1, 2), 3)
+    assert (await reserve(limiter)).admitted
+    await limiter.close()
+    assert limits.rode == 0

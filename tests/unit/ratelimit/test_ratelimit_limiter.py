@@ -190,3 +190,30 @@ async def test_peeking_charges_nothing() -> None:
         standings, version, source = await rig.limiter.peek(CALLER)
     assert [standing.remaining for standing in standings] == [4, 600]
     assert (version, source) == (POLICY.version, "store")
+
+
+async def test_settling_and_reserving_take_one_round_trip() -> None:
+    rig = Rig()
+    await rig.limiter.reserve([reservation(1, tokens=600)])
+    settled, decisions = await rig.limiter.settle_and_reserve(
+        [Settlement(CALLER, (1).to_bytes(16), tokens=100)], [reservation(2, tokens=500)]
+    )
+    assert [one.settled for one in settled] == [True]
+    assert [one.admitted for one in decisions] == [True]
+    assert rig.counts.answers == 2
+
+
+async def test_what_is_settled_on_the_way_stays_in_this_replica_while_the_store_is_down() -> None:
+    rig = Rig("local", replicas=1)
+    rig.store.up = False
+    await rig.limiter.reserve([reservation(1, tokens=600)])
+    settled, decisions = await rig.limiter.settle_and_reserve(
+        [Settlement(CALLER, (1).to_bytes(16), tokens=100)], [reservation(2, tokens=500)]
+    )
+    assert ([one.settled for one in settled], decisions[0].admitted) == ([True], True)
+    allowing = Rig("allow")
+    allowing.store.up = False
+    settled, decisions = await allowing.limiter.settle_and_reserve(
+        [Settlement(CALLER, (1).to_bytes(16), tokens=100)], [reservation(2)]
+    )
+    assert ([one.settled for one in settled], decisions[0].admitted) == ([False], True)
