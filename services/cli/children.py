@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from services.cli import edge, programs
@@ -18,6 +18,7 @@ RELOADING = ("audit", "model")
 """Those that read files again on SIGHUP; it ends the others."""
 
 _LOOPBACK = {"localhost", "127.0.0.1", "::1"}
+_TRUE = {"1", "on", "t", "true", "y", "yes"}
 _HARMLESS = ("PATH", "HOME", "TZ", "LANG")
 _AUDIT_ALONE = (
     "WEAVER_TELEMETRY_SIGNING_KEY",
@@ -74,25 +75,52 @@ def valkey(run: RunDirectory, password: str) -> tuple[Program, Path]:
     """
     directory = run.state.absolute() / "valkey"
     directory.mkdir(mode=0o700, exist_ok=True)
-    socket, log = run.sockets / "valkey.sock", run.path / "valkey.log"
     lines = [
-        "port 0",
-        f"unixsocket {_quoted(str(socket))}",
-        "unixsocketperm 700",
         f"dir {_quoted(str(directory))}",
-        'save ""',
         "appendonly yes",
         "appendfsync everysec",
         "maxmemory 256mb",
         "maxmemory-policy noeviction",
+    ]
+    return _valkey("valkey", run, password, lines)
+
+
+def needs_cache(environment: Mapping[str, str]) -> bool:
+    """Return whether answers are to be cached and nobody provides a store for them."""
+    enabled = environment.get("WEAVER_MODEL_CACHE_ENABLED", "").lower()
+    return enabled in _TRUE and not environment.get("WEAVER_MODEL_CACHE_ADDRESS")
+
+
+def cache(run: RunDirectory, password: str, max_bytes: str) -> tuple[Program, Path]:
+    """Write the configuration of the cache's store and return how to run it, and its socket.
+
+    It keeps nothing on disk, and forgets what was used least recently.
+
+    Raises:
+        MissingToolError: Valkey is not installed.
+    """
+    lines = [f"maxmemory {_quoted(max_bytes)}", "maxmemory-policy allkeys-lru"]
+    return _valkey("cache", run, password, lines)
+
+
+def _valkey(
+    name: str, run: RunDirectory, password: str, lines: Sequence[str]
+) -> tuple[Program, Path]:
+    socket, log = run.sockets / f"{name}.sock", run.path / f"{name}.log"
+    lines = [
+        "port 0",
+        f"unixsocket {_quoted(str(socket))}",
+        "unixsocketperm 700",
+        'save ""',
+        *lines,
         "loglevel warning",
         f"logfile {_quoted(str(log))}",
         *([f"requirepass {_quoted(password)}"] if password else []),
     ]
-    configuration = run.path / "valkey.conf"
+    configuration = run.path / f"{name}.conf"
     configuration.touch(mode=0o600)
     configuration.write_text("\n".join(lines) + "\n")
-    return Program("valkey", [str(programs.valkey()), str(configuration)], _bare(), log), socket
+    return Program(name, [str(programs.valkey()), str(configuration)], _bare(), log), socket
 
 
 def _bare() -> dict[str, str]:

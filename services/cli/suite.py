@@ -25,6 +25,9 @@ GRACE_S = 5.0
 SHORT_CALLS_S = 1.0
 """How long the front door waits for calls to end before the gateway refuses new ones."""
 
+CACHE_BYTES = "268435456"
+"""What the cache may hold where nobody says."""
+
 _POLL_S = 0.05
 _ACTIVE = "/stats?filter=^http.front.downstream_rq_active$"
 _IDLE = "http.front.downstream_rq_active: 0"
@@ -58,8 +61,9 @@ class Suite:
         self.run = RunDirectory(self.state)
         self._addresses = ports.addresses(os.environ)
         self._own_valkey = children.needs_valkey(os.environ)
+        self._own_cache = children.needs_cache(os.environ)
         programs.envoy()
-        if self._own_valkey:
+        if self._own_valkey or self._own_cache:
             programs.valkey()
         self._stop_services: Callable[[], Awaitable[None]] | None = None
         self._reload_services: Callable[[], None] | None = None
@@ -112,6 +116,7 @@ class Suite:
             await supervisor.stop("envoy", GRACE_S)
         for name in reversed(children.SERVICES):
             await supervisor.stop(name, drain_s + GRACE_S)
+        await supervisor.stop("cache", GRACE_S)
         await supervisor.stop("valkey", GRACE_S)
 
     def reload(self) -> None:
@@ -173,6 +178,15 @@ class Suite:
             os.environ["REDIS_UNIX_SOCKET"] = str(socket)
             await self.supervisor.start(program)
             self._say("valkey holds the limits")
+        if self._own_cache:
+            program, socket = children.cache(
+                self.run,
+                os.environ.get("WEAVER_MODEL_CACHE_PASSWORD", ""),
+                os.environ.get("WEAVER_MODEL_CACHE_MAX_BYTES", CACHE_BYTES),
+            )
+            os.environ["WEAVER_MODEL_CACHE_ADDRESS"] = str(socket)
+            await self.supervisor.start(program)
+            self._say("another valkey keeps answers")
         await self.supervisor.start(children.envoy(self.run, self.edge))
         self._say(f"envoy is the front door, {self.url}")
         if self.separate:

@@ -18,7 +18,15 @@ from services.gateway.ports import Admission, Generation, ModelInfo
 from services.gateway.redaction import Redactor
 
 Headers = tuple[tuple[str, str], ...]
-OPENAI_HEADERS = ("openai-organization", "openai-project", "openai-beta", "idempotency-key")
+CACHE_CONTROL = "cache-control"
+"""It goes as far as the model service, whose cache obeys it."""
+OPENAI_HEADERS = (
+    "openai-organization",
+    "openai-project",
+    "openai-beta",
+    "idempotency-key",
+    CACHE_CONTROL,
+)
 
 
 class StreamRedaction(Protocol):

@@ -290,6 +290,10 @@ class Exchange:
             event.upstream_duration_s = generation.upstream_duration_s
             if generation.tries:
                 event.attributes = {"tries": generation.tries[:LONGEST_TRIES]}
+            if generation.cache:
+                event.attributes = {**event.attributes, "cache": generation.cache}
+            if generation.cache_of:
+                event.attributes = {**event.attributes, "cache_of": generation.cache_of}
             bound = self.ask.input_tokens + self.ask.output_tokens
             if usage.input_tokens + usage.output_tokens > bound:
                 beyond = usage.input_tokens + usage.output_tokens - bound

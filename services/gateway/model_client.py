@@ -147,6 +147,8 @@ def _generation(message: pb.Generation) -> Generation:
         message.finish_reason,
         message.upstream_duration.seconds + message.upstream_duration.nanos / 1e9,
         _tries(message) if len(message.attempts) > 1 else "",
+        message.cache,
+        message.cache_of,
     )
 
 

@@ -103,6 +103,10 @@ class Generation(msgspec.Struct, frozen=True):
     upstream_duration_s: float = 0.0
     tries: str = ""
     """Each try in a few words, where there was more than one."""
+    cache: str = ""
+    """`hit` or `miss`; empty when the cache was not to be asked."""
+    cache_of: str = ""
+    """Of a hit, the request whose answer this is."""
 
 
 class Answer(msgspec.Struct, frozen=True):

@@ -13,7 +13,7 @@ from services.common import logs
 from services.common.errors import Internal, NotFound, Unavailable, WeaverError
 from services.gateway import anthropic, http, openai, responses, typed
 from services.gateway.authorization import Scope
-from services.gateway.calls import StreamedResponse, Surface, WholeResponse
+from services.gateway.calls import CACHE_CONTROL, StreamedResponse, Surface, WholeResponse
 from services.gateway.event_redaction import MessageRedactor, ResponseRedactor
 from services.gateway.health import HealthReport
 from services.gateway.limit_reader import LimitReader, unavailable_json, usage_json
@@ -34,7 +34,7 @@ RESPONSES = Surface(
     error_event=responses.error_event,
     redaction=ResponseRedactor,
 )
-_ANTHROPIC_HEADERS = ("anthropic-beta", ANTHROPIC_VERSION, "idempotency-key")
+_ANTHROPIC_HEADERS = ("anthropic-beta", ANTHROPIC_VERSION, "idempotency-key", CACHE_CONTROL)
 MESSAGES = Surface(
     "messages",
     Scope.GENERATE,

@@ -4,6 +4,7 @@ A target that stays declared keeps its breaker, its calls under way and its conn
 else changes around it.
 """
 
+import hashlib
 from collections.abc import Callable, Mapping
 from urllib.parse import quote, urlsplit
 
@@ -101,7 +102,8 @@ class Assembly:
             )
 
         routes = Routes(
-            _route(model, tuple(map(target, model.targets))) for model in declaration.models
+            _route(model, tuple(map(target, model.targets)), _fingerprint(model, providers))
+            for model in declaration.models
         )
         self.credentials = keys
         self._known_keys = {providers[name].key: key for name, key in keys.items()}
@@ -165,7 +167,18 @@ def _deployment(model: str) -> str:
     return f"/openai/deployments/{quote(model, safe='')}"
 
 
-def _route(model: ModelDeclaration, targets: tuple[Target, ...]) -> Route:
+def _fingerprint(model: ModelDeclaration, providers: Mapping[str, ProviderDeclaration]) -> bytes:
+    """Return what is the same as long as the same is asked of the same."""
+    asked = [
+        (one.name, one.kind, one.endpoint, one.api_version, target.model)
+        for target in model.targets
+        for one in (providers[target.provider],)
+    ]
+    text = msgspec.json.encode((model.name, sorted(model.capabilities), asked))
+    return hashlib.sha256(text).digest()
+
+
+def _route(model: ModelDeclaration, targets: tuple[Target, ...], fingerprint: bytes) -> Route:
     budget = RetryBudget()
     if model.retry_share is not None:
         budget = RetryBudget(model.retry_share)
@@ -179,4 +192,5 @@ def _route(model: ModelDeclaration, targets: tuple[Target, ...]) -> Route:
         retries=None if model.retries is None else RetryPolicy(model.retries),
         total_s=model.total_s,
         budget=budget,
+        fingerprint=fingerprint,
     )

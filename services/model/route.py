@@ -55,6 +55,8 @@ class Route(msgspec.Struct, frozen=True):
         retries: when its targets are tried again; None for the deployment's rule.
         total_s: the longest that a call may take, a stream too; None for the caller's deadline.
         budget: what is left for trying again.
+        fingerprint: of who is asked by it, and for what; the same after a reload that changes
+            nothing about that.
     """
 
     name: str
@@ -67,6 +69,7 @@ class Route(msgspec.Struct, frozen=True):
     retries: RetryPolicy | None = None
     total_s: float | None = None
     budget: RetryBudget = msgspec.field(default_factory=RetryBudget)
+    fingerprint: bytes = b""
 
     @property
     def dialects(self) -> frozenset[Dialect]:

@@ -6,9 +6,9 @@ from typing import Protocol
 from google.protobuf.duration_pb2 import Duration
 
 from services.common.errors import InvalidArgument
-from services.model.call import Call, Dialect, Generation, Headers, Usage
-from services.model.generation import Generator
-from services.model.route import STAR
+from services.model.call import Answer, Call, Dialect, Generation, Headers, Usage
+from services.model.ports import AnswerStream
+from services.model.route import STAR, Routes
 from services.model.trial import told
 from weaver.common.v1 import usage_pb2
 from weaver.model.v1 import model_service_pb2 as pb
@@ -31,10 +31,27 @@ class Context(Protocol):
         ...
 
 
-class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
-    """Serves a `Generator`."""
+class Answers(Protocol):
+    """What is served: a `Generator`, or the cache before it."""
 
-    def __init__(self, generator: Generator) -> None:
+    @property
+    def routes(self) -> Routes:
+        """The public models."""
+        ...
+
+    async def generate(self, call: Call) -> tuple[Answer, Generation]:
+        """Return the whole answer and what is known about it."""
+        ...
+
+    async def open(self, call: Call) -> AnswerStream:
+        """Return the answer as a stream, once its first event is here."""
+        ...
+
+
+class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
+    """Serves answers."""
+
+    def __init__(self, generator: Answers) -> None:
         """See the class."""
         self._generator = generator
 
@@ -104,6 +121,7 @@ def _call(request: pb.GenerateRequest, timeout_s: float | None) -> Call:
     dialect = _DIALECTS.get(request.dialect)
     if dialect is None:
         raise InvalidArgument.of_field(field="dialect", description="must be one that exists.")
+    principal = request.principal
     return Call(
         request.request_id,
         dialect,
@@ -112,6 +130,7 @@ def _call(request: pb.GenerateRequest, timeout_s: float | None) -> Call:
         tuple((header.name.lower(), header.value) for header in request.headers),
         timeout_s,
         request.max_output_tokens,
+        (principal.tenant, principal.issuer, principal.subject),
     )
 
 
@@ -142,6 +161,8 @@ def _generation(generation: Generation) -> pb.Generation:
         ],
         finish_reason=generation.finish_reason,
         upstream_duration=_duration(generation.upstream_duration_s),
+        cache=generation.cache,
+        cache_of=generation.cache_of,
     )
 
 

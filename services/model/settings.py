@@ -6,12 +6,13 @@ from typing import Literal
 from pydantic import Field, SecretStr, field_validator
 
 from services.common.settings import CommaSeparated, CommonSettings, SettingsError
+from services.model.cache.settings import CacheSettings
 from services.model.credential import is_sendable
 from services.model.declaration import Kind
 from services.model.route_file import ENDPOINTS, check_endpoint
 
 
-class ModelSettings(CommonSettings):
+class ModelSettings(CacheSettings, CommonSettings):
     """The providers, the public models, time-outs, prices, and how the stub behaves."""
 
     listen: str = Field(
@@ -285,6 +286,7 @@ class ModelSettings(CommonSettings):
             SettingsError: naming the variable.
         """
         super().check()
+        self.check_cache()
         if self.declares_model:
             self._check("", self.provider, self.endpoint, self.api_key, "model_name")
         if self.fallback_provider:

@@ -16,6 +16,7 @@ from services.common.settings import SettingsError
 from services.model import environment
 from services.model.assembly import Assembly, OnState
 from services.model.breaker import BreakerPolicy, State
+from services.model.cache.wiring import cached
 from services.model.credential import CredentialError
 from services.model.declaration import Declaration
 from services.model.generation import Generator
@@ -25,8 +26,10 @@ from services.model.retry import RetryPolicy
 from services.model.route import Routes
 from services.model.route_file import RouteFileError, parse
 from services.model.route_watch import RouteWatch
-from services.model.servicer import ModelServicer
+from services.model.servicer import Answers, ModelServicer
 from services.model.settings import ModelSettings
+from services.model.tracing import TracedTrial
+from services.model.trial import Trial
 from services.model.upstream import pooled_transport
 from weaver.model.v1 import model_service_pb2_grpc
 
@@ -82,7 +85,12 @@ async def build(
         trail=trail,
     )
     generator = Generator(
-        _first(watch, settings), RetryPolicy(settings.retries), clock, metrics, health
+        _first(watch, settings),
+        RetryPolicy(settings.retries),
+        clock,
+        metrics,
+        health,
+        TracedTrial if settings.telemetry_enabled else Trial,
     )
     adopt = partial(_adopt, generator, metrics, health)
     adopt(generator.routes)
@@ -92,7 +100,12 @@ async def build(
     TargetMetrics(
         registry, lambda: (target for route in generator.routes for target in route.targets)
     )
-    servicer = ModelServicer(generator)
+    answers: Answers = generator
+    if settings.cache_enabled:
+        answers = await cached(
+            settings, generator, stack, clock=clock, meter=metrics, health=health, trail=trail
+        )
+    servicer = ModelServicer(answers)
     health.set("", serving=True)
     return Component(
         "model",

@@ -27,15 +27,15 @@ from weaver.common.v1 import identity_pb2 as weaver_dot_common_dot_v1_dot_identi
 from weaver.common.v1 import usage_pb2 as weaver_dot_common_dot_v1_dot_usage__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#weaver/model/v1/model_service.proto\x12\x0fweaver.model.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fweaver/common/v1/identity.proto\x1a\x1cweaver/common/v1/usage.proto\"%\n\x06Header\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\"\xe2\x01\n\x0fGenerateRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12.\n\tprincipal\x18\x02 \x01(\x0b\x32\x1b.weaver.common.v1.Principal\x12)\n\x07\x64ialect\x18\x03 \x01(\x0e\x32\x18.weaver.model.v1.Dialect\x12\r\n\x05model\x18\x04 \x01(\t\x12\x0c\n\x04\x62ody\x18\x05 \x01(\x0c\x12(\n\x07headers\x18\x06 \x03(\x0b\x32\x17.weaver.model.v1.Header\x12\x19\n\x11max_output_tokens\x18\x07 \x01(\r\"{\n\x07\x41ttempt\x12\x10\n\x08provider\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x13\n\x0bhttp_status\x18\x03 \x01(\r\x12\r\n\x05\x65rror\x18\x04 \x01(\t\x12+\n\x08\x64uration\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xfa\x01\n\nGeneration\x12\x10\n\x08provider\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12&\n\x05usage\x18\x03 \x01(\x0b\x32\x17.weaver.common.v1.Usage\x12\x13\n\x0b\x63ost_micros\x18\x04 \x01(\x03\x12\x15\n\rprice_version\x18\x05 \x01(\t\x12*\n\x08\x61ttempts\x18\x06 \x03(\x0b\x32\x18.weaver.model.v1.Attempt\x12\x15\n\rfinish_reason\x18\x07 \x01(\t\x12\x34\n\x11upstream_duration\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x91\x01\n\x10GenerateResponse\x12\x0c\n\x04\x62ody\x18\x01 \x01(\x0c\x12\x14\n\x0c\x63ontent_type\x18\x02 \x01(\t\x12(\n\x07headers\x18\x03 \x03(\x0b\x32\x17.weaver.model.v1.Header\x12/\n\ngeneration\x18\x04 \x01(\x0b\x32\x1b.weaver.model.v1.Generation\"J\n\x15GenerateStreamRequest\x12\x31\n\x07request\x18\x01 \x01(\x0b\x32 .weaver.model.v1.GenerateRequest\"\xa9\x01\n\x16GenerateStreamResponse\x12-\n\x05start\x18\x01 \x01(\x0b\x32\x1c.weaver.model.v1.StreamStartH\x00\x12-\n\x05\x63hunk\x18\x02 \x01(\x0b\x32\x1c.weaver.model.v1.StreamChunkH\x00\x12)\n\x03\x65nd\x18\x03 \x01(\x0b\x32\x1a.weaver.model.v1.StreamEndH\x00\x42\x06\n\x04step\"M\n\x0bStreamStart\x12\x14\n\x0c\x63ontent_type\x18\x01 \x01(\t\x12(\n\x07headers\x18\x02 \x03(\x0b\x32\x17.weaver.model.v1.Header\"-\n\x0bStreamChunk\x12\x0c\n\x04\x62ody\x18\x01 \x01(\x0c\x12\x10\n\x08terminal\x18\x02 \x01(\x08\"b\n\tStreamEnd\x12/\n\ngeneration\x18\x01 \x01(\x0b\x32\x1b.weaver.model.v1.Generation\x12\r\n\x05\x65rror\x18\x02 \x01(\t\x12\x15\n\rerror_message\x18\x03 \x01(\t\"\x13\n\x11ListModelsRequest\"<\n\x12ListModelsResponse\x12&\n\x06models\x18\x01 \x03(\x0b\x32\x16.weaver.model.v1.Model\"\x9b\x02\n\x05Model\x12\n\n\x02id\x18\x01 \x01(\t\x12\x10\n\x08provider\x18\x02 \x01(\t\x12\x16\n\x0e\x63ontext_tokens\x18\x03 \x01(\x03\x12\x19\n\x11max_output_tokens\x18\x04 \x01(\x03\x12\x1a\n\x12input_price_micros\x18\x05 \x01(\x03\x12\x1b\n\x13output_price_micros\x18\x06 \x01(\x03\x12\x15\n\rprice_version\x18\x07 \x01(\t\x12*\n\x08\x64ialects\x18\x08 \x03(\x0e\x32\x18.weaver.model.v1.Dialect\x12\x0f\n\x07\x63reated\x18\t \x01(\x03\x12\x0f\n\x07pattern\x18\n \x01(\x08\x12\r\n\x05roles\x18\x0b \x03(\t\x12\x14\n\x0c\x63\x61pabilities\x18\x0c \x03(\t*\xbc\x01\n\x07\x44ialect\x12\x17\n\x13\x44IALECT_UNSPECIFIED\x10\x00\x12\x17\n\x13\x44IALECT_OPENAI_CHAT\x10\x01\x12\x1c\n\x18\x44IALECT_OPENAI_RESPONSES\x10\x02\x12\x1d\n\x19\x44IALECT_OPENAI_EMBEDDINGS\x10\x03\x12\x1e\n\x1a\x44IALECT_ANTHROPIC_MESSAGES\x10\x04\x12\"\n\x1e\x44IALECT_ANTHROPIC_COUNT_TOKENS\x10\x05\x32\x9b\x02\n\x0cModelService\x12O\n\x08Generate\x12 .weaver.model.v1.GenerateRequest\x1a!.weaver.model.v1.GenerateResponse\x12\x63\n\x0eGenerateStream\x12&.weaver.model.v1.GenerateStreamRequest\x1a\'.weaver.model.v1.GenerateStreamResponse0\x01\x12U\n\nListModels\x12\".weaver.model.v1.ListModelsRequest\x1a#.weaver.model.v1.ListModelsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#weaver/model/v1/model_service.proto\x12\x0fweaver.model.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fweaver/common/v1/identity.proto\x1a\x1cweaver/common/v1/usage.proto\"%\n\x06Header\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\"\xe2\x01\n\x0fGenerateRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12.\n\tprincipal\x18\x02 \x01(\x0b\x32\x1b.weaver.common.v1.Principal\x12)\n\x07\x64ialect\x18\x03 \x01(\x0e\x32\x18.weaver.model.v1.Dialect\x12\r\n\x05model\x18\x04 \x01(\t\x12\x0c\n\x04\x62ody\x18\x05 \x01(\x0c\x12(\n\x07headers\x18\x06 \x03(\x0b\x32\x17.weaver.model.v1.Header\x12\x19\n\x11max_output_tokens\x18\x07 \x01(\r\"{\n\x07\x41ttempt\x12\x10\n\x08provider\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x13\n\x0bhttp_status\x18\x03 \x01(\r\x12\r\n\x05\x65rror\x18\x04 \x01(\t\x12+\n\x08\x64uration\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x9b\x02\n\nGeneration\x12\x10\n\x08provider\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12&\n\x05usage\x18\x03 \x01(\x0b\x32\x17.weaver.common.v1.Usage\x12\x13\n\x0b\x63ost_micros\x18\x04 \x01(\x03\x12\x15\n\rprice_version\x18\x05 \x01(\t\x12*\n\x08\x61ttempts\x18\x06 \x03(\x0b\x32\x18.weaver.model.v1.Attempt\x12\x15\n\rfinish_reason\x18\x07 \x01(\t\x12\x34\n\x11upstream_duration\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\r\n\x05\x63\x61\x63he\x18\t \x01(\t\x12\x10\n\x08\x63\x61\x63he_of\x18\n \x01(\t\"\x91\x01\n\x10GenerateResponse\x12\x0c\n\x04\x62ody\x18\x01 \x01(\x0c\x12\x14\n\x0c\x63ontent_type\x18\x02 \x01(\t\x12(\n\x07headers\x18\x03 \x03(\x0b\x32\x17.weaver.model.v1.Header\x12/\n\ngeneration\x18\x04 \x01(\x0b\x32\x1b.weaver.model.v1.Generation\"J\n\x15GenerateStreamRequest\x12\x31\n\x07request\x18\x01 \x01(\x0b\x32 .weaver.model.v1.GenerateRequest\"\xa9\x01\n\x16GenerateStreamResponse\x12-\n\x05start\x18\x01 \x01(\x0b\x32\x1c.weaver.model.v1.StreamStartH\x00\x12-\n\x05\x63hunk\x18\x02 \x01(\x0b\x32\x1c.weaver.model.v1.StreamChunkH\x00\x12)\n\x03\x65nd\x18\x03 \x01(\x0b\x32\x1a.weaver.model.v1.StreamEndH\x00\x42\x06\n\x04step\"M\n\x0bStreamStart\x12\x14\n\x0c\x63ontent_type\x18\x01 \x01(\t\x12(\n\x07headers\x18\x02 \x03(\x0b\x32\x17.weaver.model.v1.Header\"-\n\x0bStreamChunk\x12\x0c\n\x04\x62ody\x18\x01 \x01(\x0c\x12\x10\n\x08terminal\x18\x02 \x01(\x08\"b\n\tStreamEnd\x12/\n\ngeneration\x18\x01 \x01(\x0b\x32\x1b.weaver.model.v1.Generation\x12\r\n\x05\x65rror\x18\x02 \x01(\t\x12\x15\n\rerror_message\x18\x03 \x01(\t\"\x13\n\x11ListModelsRequest\"<\n\x12ListModelsResponse\x12&\n\x06models\x18\x01 \x03(\x0b\x32\x16.weaver.model.v1.Model\"\x9b\x02\n\x05Model\x12\n\n\x02id\x18\x01 \x01(\t\x12\x10\n\x08provider\x18\x02 \x01(\t\x12\x16\n\x0e\x63ontext_tokens\x18\x03 \x01(\x03\x12\x19\n\x11max_output_tokens\x18\x04 \x01(\x03\x12\x1a\n\x12input_price_micros\x18\x05 \x01(\x03\x12\x1b\n\x13output_price_micros\x18\x06 \x01(\x03\x12\x15\n\rprice_version\x18\x07 \x01(\t\x12*\n\x08\x64ialects\x18\x08 \x03(\x0e\x32\x18.weaver.model.v1.Dialect\x12\x0f\n\x07\x63reated\x18\t \x01(\x03\x12\x0f\n\x07pattern\x18\n \x01(\x08\x12\r\n\x05roles\x18\x0b \x03(\t\x12\x14\n\x0c\x63\x61pabilities\x18\x0c \x03(\t*\xbc\x01\n\x07\x44ialect\x12\x17\n\x13\x44IALECT_UNSPECIFIED\x10\x00\x12\x17\n\x13\x44IALECT_OPENAI_CHAT\x10\x01\x12\x1c\n\x18\x44IALECT_OPENAI_RESPONSES\x10\x02\x12\x1d\n\x19\x44IALECT_OPENAI_EMBEDDINGS\x10\x03\x12\x1e\n\x1a\x44IALECT_ANTHROPIC_MESSAGES\x10\x04\x12\"\n\x1e\x44IALECT_ANTHROPIC_COUNT_TOKENS\x10\x05\x32\x9b\x02\n\x0cModelService\x12O\n\x08Generate\x12 .weaver.model.v1.GenerateRequest\x1a!.weaver.model.v1.GenerateResponse\x12\x63\n\x0eGenerateStream\x12&.weaver.model.v1.GenerateStreamRequest\x1a\'.weaver.model.v1.GenerateStreamResponse0\x01\x12U\n\nListModels\x12\".weaver.model.v1.ListModelsRequest\x1a#.weaver.model.v1.ListModelsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'weaver.model.v1.model_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_DIALECT']._serialized_start=1789
-  _globals['_DIALECT']._serialized_end=1977
+  _globals['_DIALECT']._serialized_start=1822
+  _globals['_DIALECT']._serialized_end=2010
   _globals['_HEADER']._serialized_start=151
   _globals['_HEADER']._serialized_end=188
   _globals['_GENERATEREQUEST']._serialized_start=191
@@ -43,25 +43,25 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ATTEMPT']._serialized_start=419
   _globals['_ATTEMPT']._serialized_end=542
   _globals['_GENERATION']._serialized_start=545
-  _globals['_GENERATION']._serialized_end=795
-  _globals['_GENERATERESPONSE']._serialized_start=798
-  _globals['_GENERATERESPONSE']._serialized_end=943
-  _globals['_GENERATESTREAMREQUEST']._serialized_start=945
-  _globals['_GENERATESTREAMREQUEST']._serialized_end=1019
-  _globals['_GENERATESTREAMRESPONSE']._serialized_start=1022
-  _globals['_GENERATESTREAMRESPONSE']._serialized_end=1191
-  _globals['_STREAMSTART']._serialized_start=1193
-  _globals['_STREAMSTART']._serialized_end=1270
-  _globals['_STREAMCHUNK']._serialized_start=1272
-  _globals['_STREAMCHUNK']._serialized_end=1317
-  _globals['_STREAMEND']._serialized_start=1319
-  _globals['_STREAMEND']._serialized_end=1417
-  _globals['_LISTMODELSREQUEST']._serialized_start=1419
-  _globals['_LISTMODELSREQUEST']._serialized_end=1438
-  _globals['_LISTMODELSRESPONSE']._serialized_start=1440
-  _globals['_LISTMODELSRESPONSE']._serialized_end=1500
-  _globals['_MODEL']._serialized_start=1503
-  _globals['_MODEL']._serialized_end=1786
-  _globals['_MODELSERVICE']._serialized_start=1980
-  _globals['_MODELSERVICE']._serialized_end=2263
+  _globals['_GENERATION']._serialized_end=828
+  _globals['_GENERATERESPONSE']._serialized_start=831
+  _globals['_GENERATERESPONSE']._serialized_end=976
+  _globals['_GENERATESTREAMREQUEST']._serialized_start=978
+  _globals['_GENERATESTREAMREQUEST']._serialized_end=1052
+  _globals['_GENERATESTREAMRESPONSE']._serialized_start=1055
+  _globals['_GENERATESTREAMRESPONSE']._serialized_end=1224
+  _globals['_STREAMSTART']._serialized_start=1226
+  _globals['_STREAMSTART']._serialized_end=1303
+  _globals['_STREAMCHUNK']._serialized_start=1305
+  _globals['_STREAMCHUNK']._serialized_end=1350
+  _globals['_STREAMEND']._serialized_start=1352
+  _globals['_STREAMEND']._serialized_end=1450
+  _globals['_LISTMODELSREQUEST']._serialized_start=1452
+  _globals['_LISTMODELSREQUEST']._serialized_end=1471
+  _globals['_LISTMODELSRESPONSE']._serialized_start=1473
+  _globals['_LISTMODELSRESPONSE']._serialized_end=1533
+  _globals['_MODEL']._serialized_start=1536
+  _globals['_MODEL']._serialized_end=1819
+  _globals['_MODELSERVICE']._serialized_start=2013
+  _globals['_MODELSERVICE']._serialized_end=2296
 # @@protoc_insertion_point(module_scope)

@@ -190,6 +190,8 @@ class Generation(_message.Message):
     ATTEMPTS_FIELD_NUMBER: _builtins.int
     FINISH_REASON_FIELD_NUMBER: _builtins.int
     UPSTREAM_DURATION_FIELD_NUMBER: _builtins.int
+    CACHE_FIELD_NUMBER: _builtins.int
+    CACHE_OF_FIELD_NUMBER: _builtins.int
     provider: _builtins.str
     """The provider that answered."""
     model: _builtins.str
@@ -200,6 +202,12 @@ class Generation(_message.Message):
     """The version of the price table."""
     finish_reason: _builtins.str
     """Why the answer ended, in the vendor's word; empty when it did not say."""
+    cache: _builtins.str
+    """What the cache said: `hit` or `miss`; empty when it was not to be asked. A hit has no attempts,
+    used nothing and cost nothing.
+    """
+    cache_of: _builtins.str
+    """Of a hit, the request whose answer this is."""
     @_builtins.property
     def usage(self) -> _usage_pb2.Usage:
         """What the call used."""
@@ -223,10 +231,12 @@ class Generation(_message.Message):
         attempts: _abc.Iterable[Global___Attempt] | None = ...,
         finish_reason: _builtins.str = ...,
         upstream_duration: _duration_pb2.Duration | None = ...,
+        cache: _builtins.str = ...,
+        cache_of: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["upstream_duration", b"upstream_duration", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "cost_micros", b"cost_micros", "finish_reason", b"finish_reason", "model", b"model", "price_version", b"price_version", "provider", b"provider", "upstream_duration", b"upstream_duration", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "cache", b"cache", "cache_of", b"cache_of", "cost_micros", b"cost_micros", "finish_reason", b"finish_reason", "model", b"model", "price_version", b"price_version", "provider", b"provider", "upstream_duration", b"upstream_duration", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
