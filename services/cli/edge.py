@@ -14,6 +14,7 @@ from string import Template
 from typing import Any
 
 from services.cli import own_replies
+from services.cli.cors import cors_policy
 from services.cli.own_replies import overwriting
 from services.cli.settings import EdgeSettings, Target
 from services.common.settings import split_address
@@ -33,7 +34,14 @@ SILENCE_MARGIN_S = 30.0
 BUFFER_SLACK = 64 * 1024
 """Room in the buffer beyond the largest body, so that the transcoder's limit is what refuses."""
 
-FORWARDED = "forwarded|x-real-ip|x-client-ip|true-client-ip|x-original-url|x-rewrite-url|via"
+OURS = ("x-weaver-", "x-envoy-")
+FORWARDED = ("x-original-", "x-ssl-client-", "x-http-method", "x-forwarded-")
+"""How headers begin in which proxies speak of a caller, or of another path or method."""
+FORWARDED_NAMES = (
+    "forwarded|via|x-real-ip|x-client-ip|true-client-ip|x-rewrite-url|x-method-override",
+    "cf-connecting-ip|fastly-client-ip|x-cluster-client-ip|x-client-cert|x-host",
+)
+"""The same, whole names; Envoy takes no longer patterns."""
 BLOCK = re.compile(r"^ *#\{ (\w+)\n(.*?)^ *#\}\n", re.MULTILINE | re.DOTALL)
 
 RESPONSE_HEADERS = {
@@ -129,7 +137,12 @@ def _fill(
 
 
 def _conditions(settings: EdgeSettings, target: Target) -> frozenset[str]:
-    optional = {"metrics": settings.metrics_listen, "addresses": settings.address_rps}
+    optional = {
+        "metrics": settings.metrics_listen,
+        "addresses": settings.address_rps,
+        "cors": settings.cors_origins,
+        "nowhere": settings.address_rps or settings.cors_origins,
+    }
     chosen = {name for name, value in optional.items() if value}
     return frozenset({"unix" if target == "local" else "mtls", *chosen})
 
@@ -146,7 +159,6 @@ def _values(settings: EdgeSettings, target: Target, directory: Path) -> dict[str
     ratelimit_host, ratelimit_port = split_address(
         settings.ratelimit_address, "WEAVER_RATELIMIT_ADDRESS"
     )
-    forwarded = FORWARDED if settings.trusted_hops else f"{FORWARDED}|x-forwarded-.+"
     silence_s = max(settings.stream_idle_timeout_ms, settings.request_timeout_ms) / 1000
     silence_s += SILENCE_MARGIN_S
     buffer = settings.request_max_bytes + BUFFER_SLACK
@@ -171,8 +183,11 @@ def _values(settings: EdgeSettings, target: Target, directory: Path) -> dict[str
         "response_headers": [{"append": header} for header in overwriting(RESPONSE_HEADERS)],
         "access_log_fields": ACCESS_LOG,
         "access_log_filter": _access_log_filter(target),
-        "forwarded_headers": f"^({forwarded})$",
+        "outside_headers": _removed(settings),
         "trusted_hops": settings.trusted_hops,
+        "cors": cors_policy(settings.cors_origins),
+        "idle_timeout": _seconds(settings.idle_timeout_s),
+        "max_requests": settings.max_requests,
         "max_connections": settings.max_connections,
         "max_heap_bytes": settings.max_heap_bytes,
         "max_request_bytes": settings.request_max_bytes,
@@ -183,6 +198,14 @@ def _values(settings: EdgeSettings, target: Target, directory: Path) -> dict[str
         "upload_timeout": _seconds(settings.upload_timeout_s),
         "drain_timeout": _seconds(settings.drain_seconds),
     }
+
+
+def _removed(settings: EdgeSettings) -> list[dict[str, Any]]:
+    """Return how to remove what nobody outside may say; trusted proxies say who the caller is."""
+    prefixes = OURS + (FORWARDED[:-1] if settings.trusted_hops else FORWARDED)
+    matches: list[dict[str, Any]] = [{"prefix": prefix} for prefix in prefixes]
+    matches += [{"safe_regex": {"regex": f"^({names})$"}} for names in FORWARDED_NAMES]
+    return [{"remove_on_match": {"key_matcher": match}} for match in matches]
 
 
 def _seconds(value: float) -> str:

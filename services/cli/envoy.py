@@ -13,6 +13,8 @@ from services.cli.settings import EdgeSettings, Target
 from services.common import certificates
 from services.common.settings import CommonSettings, SettingsError, load
 
+_COLLECTORS = {"local": "http://localhost:4317", "container": "https://otel.example.com"}
+
 app = typer.Typer(help="Render and check the configuration of Envoy.", no_args_is_help=True)
 
 
@@ -65,7 +67,13 @@ def _check(program: Path, target: Target, scratch: Path) -> str:
     socket = f"unix:{scratch}/gateway.sock"
     # With every part that a setting can add.
     settings = EdgeSettings.for_target(
-        target, tls_dir=throw_away.tls_path, edge_listen=socket, address_rps=10
+        target,
+        tls_dir=throw_away.tls_path,
+        edge_listen=socket,
+        address_rps=10,
+        cors_origins=("https://app.example", "*"),
+        telemetry_enabled=True,
+        telemetry_endpoint=_COLLECTORS[target],
     )
     main = edge.write(edge.render(settings, target, scratch), scratch)
     result = subprocess.run(  # noqa: S603 - the wheel's own Envoy

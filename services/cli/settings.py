@@ -1,12 +1,15 @@
 """The settings of what the command line runs itself: Envoy, Valkey and `weaver up`."""
 
+import re
 from typing import Literal, Self
 
 from pydantic import Field
 
-from services.common.settings import CommonSettings, load
+from services.common.settings import CommaSeparated, CommonSettings, SettingsError, load
 
 Target = Literal["local", "container"]
+
+ORIGIN = re.compile(r"https?://[a-z0-9.-]+(:[0-9]+)?|\*")
 
 CONTAINER_DEFAULTS = {
     "front_listen": "0.0.0.0:8443",
@@ -105,6 +108,29 @@ class EdgeSettings(CommonSettings):
         validation_alias="WEAVER_EDGE_MAX_CONNECTIONS",
         description="Open connections at most; more are closed at once.",
     )
+    max_requests: int = Field(
+        8192,
+        ge=1,
+        validation_alias="WEAVER_EDGE_MAX_REQUESTS",
+        description=(
+            "Requests at all gateways together that one Envoy waits for; more get 503 from it, at "
+            "less cost than from a gateway."
+        ),
+    )
+    idle_timeout_s: float = Field(
+        300.0,
+        gt=0,
+        validation_alias="WEAVER_EDGE_IDLE_SECONDS",
+        description="How long a connection without a request is kept.",
+    )
+    cors_origins: CommaSeparated = Field(
+        (),
+        validation_alias="WEAVER_EDGE_CORS_ORIGINS",
+        description=(
+            "Web origins whose pages may call from a browser, such as `https://app.example`, with "
+            "commas between; `*`: any. Empty: none."
+        ),
+    )
     concurrency: int = Field(
         1,
         ge=1,
@@ -118,6 +144,24 @@ class EdgeSettings(CommonSettings):
         validation_alias="WEAVER_EDGE_MAX_HEAP_BYTES",
         description="Envoy's memory; from 95 % of it on, new requests are refused with 503.",
     )
+
+    def check(self) -> None:
+        """Refuse what cannot work.
+
+        Raises:
+            SettingsError: naming the variable.
+        """
+        super().check()
+        for origin in self.cors_origins:
+            if not ORIGIN.fullmatch(origin):
+                msg = (
+                    f"WEAVER_EDGE_CORS_ORIGINS: `{origin}` is no origin; write scheme and host in "
+                    "lower case and no path, such as `https://app.example`, or `*`."
+                )
+                raise SettingsError(msg)
+        if self.production and "*" in self.cors_origins:
+            msg = "WEAVER_EDGE_CORS_ORIGINS: production names its origins; `*` is refused."
+            raise SettingsError(msg)
 
     @classmethod
     def for_target(cls, target: Target, **overrides: object) -> Self:

@@ -17,7 +17,7 @@ def test_the_command_lets_envoy_check_both_renderings() -> None:
 
 
 def test_the_command_says_what_envoy_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(configuration, "FORWARDED", "(")
+    monkeypatch.setattr(configuration, "FORWARDED_NAMES", ("(",))
     checked = CliRunner().invoke(application(["envoy"]), ["envoy", "validate"])
     assert checked.exit_code == 1
     assert "Envoy refuses the configuration for local" in checked.output

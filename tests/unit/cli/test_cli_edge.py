@@ -115,8 +115,8 @@ def test_the_metrics_listener_serves_two_paths_by_get() -> None:
 
 def test_a_proxy_in_front_is_believed_only_when_told() -> None:
     def stripped(manager: dict[str, Any], header: str) -> bool:
-        extension = manager["early_header_mutation_extensions"][0]["typed_config"]
-        matchers = [m["remove_on_match"]["key_matcher"] for m in extension["mutations"][2:]]
+        extension = manager["early_header_mutation_extensions"][1]["typed_config"]
+        matchers = [m["remove_on_match"]["key_matcher"] for m in extension["mutations"]]
         return any(
             header.startswith(matcher.get("prefix", "\0"))
             or re.fullmatch(matcher.get("safe_regex", {}).get("regex", "\0"), header) is not None
@@ -129,6 +129,25 @@ def test_a_proxy_in_front_is_believed_only_when_told() -> None:
     assert not stripped(behind, "x-forwarded-for")
     assert stripped(behind, "x-weaver-subject")
     assert stripped(behind, "x-real-ip")
+
+
+def test_browsers_are_let_in_only_where_a_setting_names_their_pages() -> None:
+    assert "filters.http.cors" not in rendered()["envoy.yaml"]
+    [host] = front_manager(cors_origins=("https://app.example",))["route_config"]["virtual_hosts"]
+    policy = host["typed_per_filter_config"]["cors"]
+    assert policy["allow_origin_string_match"] == [{"exact": "https://app.example"}]
+    assert "allow_credentials" not in policy
+
+
+@pytest.mark.parametrize("origin", ["app.example", "https://app.example/", "null", "HTTPS://A", ""])
+def test_what_is_no_origin_is_refused(origin: str) -> None:
+    with pytest.raises(SettingsError, match="WEAVER_EDGE_CORS_ORIGINS"):
+        rendered(cors_origins=(origin,))
+
+
+def test_production_names_the_pages_that_may_call() -> None:
+    with pytest.raises(SettingsError, match="WEAVER_EDGE_CORS_ORIGINS: production"):
+        rendered(cors_origins=("*",), environment="production")
 
 
 def test_a_value_cannot_change_the_structure() -> None:
