@@ -8,13 +8,13 @@ hundredth of a second share one timer, so a block may end so much late, and neve
 import asyncio
 from types import TracebackType
 from typing import Final, Self
-from weakref import WeakKeyDictionary
 
 GRAIN_S: Final = 0.01
 """How late a block may be ended."""
 
 _Due = dict[int, "set[deadline]"]
-_due: WeakKeyDictionary[asyncio.AbstractEventLoop, _Due] = WeakKeyDictionary()
+_newest: tuple[asyncio.AbstractEventLoop | None, _Due] = (None, {})
+"""The blocks of the loop that asked last; those of others are known to their timers alone."""
 
 
 class deadline:  # noqa: N801 - used like a function
@@ -72,10 +72,12 @@ def deadline_in(seconds: float | None) -> deadline:
     return deadline(asyncio.get_running_loop().time() + seconds)
 
 
-def _bucket(loop: asyncio.AbstractEventLoop, end: float) -> set[deadline]:
-    due = _due.get(loop)
-    if due is None:
-        due = _due[loop] = {}
+def _bucket(loop: asyncio.AbstractEventLoop, end: float) -> "set[deadline]":
+    global _newest  # noqa: PLW0603 - one loop a process, but for tests
+    known, due = _newest
+    if known is not loop:
+        due = {}
+        _newest = loop, due
     number = int(end / GRAIN_S) + 1
     bucket = due.get(number)
     if bucket is None:
