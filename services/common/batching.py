@@ -9,7 +9,7 @@ and where many callers share a processor, all of them pay for it.
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence, Sized
-from typing import Generic, TypeVar
+from typing import Generic, TypeVar, cast
 
 from services.common.errors import Internal, ResourceExhausted
 
@@ -199,9 +199,16 @@ class Batcher(Generic[Item, Result]):
             await asyncio.gather(*self._under_way)
 
     def _begin(self) -> None:
-        task = asyncio.create_task(self._drain())
+        task = asyncio.create_task(self._drain_all())
         self._under_way.add(task)
-        task.add_done_callback(self._under_way.discard)
+
+    async def _drain_all(self) -> None:
+        try:
+            await self._drain()
+        finally:
+            # Here and not when the task is done: between the two a caller that has just been
+            # answered may come again, and would wait for a batch that nobody sends.
+            self._under_way.discard(cast("asyncio.Task[None]", asyncio.current_task()))
 
     async def _drain(self) -> None:
         while self._pending:

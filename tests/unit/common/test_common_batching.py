@@ -240,3 +240,12 @@ async def test_who_waits_for_somebody_slow_is_no_company() -> None:
         async with asyncio.timeout(5):
             assert await batcher.submit(1) == 1
     assert company.near == 0
+
+
+async def test_a_caller_that_comes_again_at_once_is_served_again() -> None:
+    async def send(items: Sequence[int]) -> list[int | Exception]:
+        return list(items)
+
+    batcher: Batcher[int, int] = Batcher(send)
+    async with asyncio.timeout(5):
+        assert [await batcher.enqueue(number) for number in range(20)] == list(range(20))
