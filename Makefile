@@ -50,6 +50,7 @@ lock: $(VENV)/.dev ## Pin the newest versions that pyproject.toml allows, with h
 	@UV_NO_CONFIG=1 $(BIN)/uv pip compile -q --universal --generate-hashes \
 		--no-emit-index-url --no-header --python-version 3.11 \
 		--extra suite --constraint requirements/dev.txt pyproject.toml -o requirements/suite.txt
+	@$(BIN)/python tools/image_locks.py
 
 clean: ## Remove what was built and installed; .weaver/ (keys, audit log) stays
 	@rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .coverage .hypothesis

@@ -1,0 +1,2 @@
+#!/bin/sh
+exec /opt/weaver/bin/python -m services.cli "$@"
