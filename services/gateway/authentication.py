@@ -1,13 +1,16 @@
 """Who is calling: API keys and JWTs, each to a principal.
 
-A credential is looked up or verified, never logged, never kept in clear longer than the call. An
-API key is tried first; what is none and has a JWT's three parts is verified as one.
+A credential is looked up or verified, never logged, never kept in clear longer than the call. API
+keys are tried first, those of the environment before managed ones; what is none and has a JWT's
+three parts is verified as one.
 """
 
 import hashlib
 from collections.abc import Callable, Iterable
 
 from services.common.errors import Unauthenticated
+from services.gateway.apikeys.cache import KeyCache
+from services.gateway.apikeys.text import looks_managed
 from services.gateway.principal import Principal
 from services.gateway.tokens import Tokens
 
@@ -36,12 +39,12 @@ class APIKeys:
         """Return the number of keys."""
         return len(self._principals)
 
-    def principal(self, key: str) -> Principal | None:
-        """Return whose key this is, None if nobody's.
+    def known(self, digest: bytes) -> Principal | None:
+        """Return whose key this is the SHA-256 of, None if nobody's.
 
         The look-up is by digest, so its time tells nothing about how much of a key was right.
         """
-        return self._principals.get(hashlib.sha256(key.encode()).digest())
+        return self._principals.get(digest)
 
 
 class Authenticator:
@@ -50,12 +53,16 @@ class Authenticator:
     Args:
         api_keys: None when API keys are not accepted.
         tokens: None when JWTs are not accepted.
+        managed: None when no managed API keys are accepted.
     """
 
-    def __init__(self, api_keys: APIKeys | None, tokens: Tokens | None) -> None:
+    def __init__(
+        self, api_keys: APIKeys | None, tokens: Tokens | None, managed: KeyCache | None = None
+    ) -> None:
         """See the class."""
         self._api_keys = api_keys
         self._tokens = tokens
+        self._managed = managed
 
     async def authenticate(self, header: Callable[[str], str]) -> Principal:
         """Return who is calling.
@@ -65,11 +72,18 @@ class Authenticator:
 
         Raises:
             Unauthenticated: no credential, or not a good one.
+            Unavailable: what knows the credential cannot be asked.
         """
         credential = self._credential(header)
-        principal = None if self._api_keys is None else self._api_keys.principal(credential)
-        if principal is not None:
-            return principal
+        if self._api_keys is not None:
+            digest = hashlib.sha256(credential.encode()).digest()
+            principal = self._api_keys.known(digest)
+            if principal is None and self._managed is not None:
+                principal = self._managed.known(digest)
+                if principal is None and looks_managed(credential):
+                    return await self._managed.find(credential, digest)
+            if principal is not None:
+                return principal
         if self._tokens is not None and credential.count(".") == JWT_PARTS - 1:
             return await self._tokens.principal(credential)
         msg = "The API key or token is not valid here."

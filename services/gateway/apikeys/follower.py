@@ -60,10 +60,6 @@ class Follower:
         self._heard = clock.monotonic()
         self._told: set[tuple[str, int]] = set()
 
-    async def states(self) -> dict[str, bool]:
-        """Say whether the store answers; a neighbour of the gateway, for its health."""
-        return {"": self._cache.connected}
-
     async def follow(self) -> None:
         """Look again and again, until cancelled."""
         while True:
@@ -104,7 +100,7 @@ class Follower:
                 revision, anew = 0, True
         if anew:
             await self._read(self._seen.ids)
-        await self._give_back()
+        await self.give_back()
         self._revision = revision
         if anew:
             self._link, self._reread = link, now
@@ -115,7 +111,12 @@ class Follower:
             self._seen.believed(part, await self._store.read(part))
             await self._tell_what_went_past(part)
 
-    async def _give_back(self) -> None:
+    async def give_back(self) -> None:
+        """Give the store back what it was found to have lost.
+
+        Raises:
+            KeysUnavailable: the store cannot be asked now.
+        """
         lost = self._seen.take_lost()
         if lost:
             self._observer.regressed([key.id for key in lost])

@@ -52,9 +52,9 @@ class Written(msgspec.Struct, frozen=True):
 
 
 class Page(msgspec.Struct, frozen=True):
-    """Some keys, the oldest first, and where the next ones begin; None at the end."""
+    """Some keys, the oldest first, None for one that cannot be read; and where the next begin."""
 
-    keys: tuple[ApiKey, ...]
+    keys: tuple[ApiKey | None, ...]
     next_rank: int | None
 
 
@@ -135,7 +135,7 @@ class Observer(Protocol):
         """Take note that the store has older versions of keys than it had."""
         ...
 
-    def changed(self, action: str) -> None:
+    def changed(self, action: str, *, safe: bool) -> None:
         """Count a change that an administrator made."""
         ...
 

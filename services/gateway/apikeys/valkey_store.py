@@ -137,7 +137,7 @@ class ValkeyStore:
         ids = [id_.decode() for id_ in cast("list[bytes]", found)]
         keys = await self.read(ids[:size]) if ids else []
         more = start + size if len(ids) > size else None
-        return Page(tuple(key for key in keys if isinstance(key, ApiKey)), more)
+        return Page(tuple(key if isinstance(key, ApiKey) else None for key in keys), more)
 
     async def claim(self, key: ApiKey) -> bool:
         """Say whether we are the first to ask about this version of the key."""
