@@ -27,7 +27,8 @@ async def open_door(another_edge: Callable[..., Edge]) -> AsyncIterator[httpx.As
 
 
 def allowed(response: httpx.Response) -> str | None:
-    return response.headers.get("access-control-allow-origin")
+    origin: str | None = response.headers.get("access-control-allow-origin")
+    return origin
 
 
 async def test_no_page_may_call_unless_a_setting_says_so(client: httpx.AsyncClient) -> None:
