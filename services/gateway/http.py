@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from urllib.parse import unquote
 
 from services.common import logs
-from services.common.errors import WeaverError
+from services.common.errors import InvalidArgument, WeaverError
 from services.common.peer import peer_name
 from services.common.status import http_status
 from services.gateway.calls import Call, LimitExceeded, Surface
@@ -29,6 +29,7 @@ TOLD = ("provider", "attempts")
 IPV4_PREFIX = 24
 IPV6_PREFIX = 48
 
+CREDENTIALS = frozenset(("authorization", "x-api-key"))
 Metadata = list[tuple[str, str]]
 ANTHROPIC = frozenset(("messages", "messages.count_tokens"))
 """The surfaces whose clients read Anthropic's headers."""
@@ -58,12 +59,29 @@ class Context(Protocol):
 
 def request_headers(context: Context) -> Callable[[str], str]:
     """Return a look-up of request headers by name; "" for one that is not there."""
-    headers = {
-        key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)
-    }
+    metadata = tuple(context.invocation_metadata() or ())
+    headers = {key: value for key, value in metadata if isinstance(value, str)}
+    if len(headers) != len(metadata):
+        return _several(metadata)
 
     def header(name: str) -> str:
         return headers.get(name, "")
+
+    return header
+
+
+def _several(metadata: Iterable[tuple[str, str | bytes]]) -> Callable[[str], str]:
+    """Return the same where names repeat: one list of the values, but never two credentials."""
+    headers: dict[str, dict[str, None]] = {}
+    for key, value in metadata:
+        if isinstance(value, str):
+            headers.setdefault(key, {})[value] = None
+
+    def header(name: str) -> str:
+        values = headers.get(name, ())
+        if len(values) > 1 and name in CREDENTIALS:
+            raise InvalidArgument.of_field(name, "comes more than once, with different values.")
+        return ",".join(values)
 
     return header
 
