@@ -159,7 +159,7 @@ class Assembly:
             name=declared.name,
             prefix=prefix,
         )
-        return Translating(openai, self._clock)
+        return Translating(openai, self._clock, declared.limit_field)
 
 
 def _deployment(model: str) -> str:

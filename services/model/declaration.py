@@ -2,7 +2,8 @@
 
 import hashlib
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -22,6 +23,9 @@ Capability = Literal[
     "stream",
     "tools",
 ]
+
+
+_OF_OPENAI: Final = (".openai.com", ".azure.com")
 
 
 class Key(msgspec.Struct, frozen=True):
@@ -46,6 +50,9 @@ class ProviderDeclaration(msgspec.Struct, frozen=True):
         api_version: Azure's.
         stream_usage: whether streams are asked for their usage.
         gate: how many calls at once each of its targets gets.
+        output_limit: the field in which a translated request says how long an answer may be;
+            empty for the one that OpenAI itself wants at OpenAI and Azure, and the one that every
+            other server knows elsewhere: several ignore OpenAI's newer name without a word.
     """
 
     name: str
@@ -55,6 +62,16 @@ class ProviderDeclaration(msgspec.Struct, frozen=True):
     api_version: str = ""
     stream_usage: bool = True
     gate: GatePolicy = GatePolicy()
+    output_limit: Literal["", "max_tokens", "max_completion_tokens"] = ""
+
+    @property
+    def limit_field(self) -> str:
+        """The field, whoever says so."""
+        if self.output_limit:
+            return self.output_limit
+        host = urlsplit(self.endpoint).hostname or ""
+        of_openai = self.kind != "openai" or host.endswith(_OF_OPENAI)
+        return "max_completion_tokens" if of_openai else "max_tokens"
 
 
 class TargetDeclaration(msgspec.Struct, frozen=True):

@@ -87,4 +87,5 @@ def _provider(  # noqa: PLR0913 - what the environment says of one
         (api_version or AZURE_VERSION) if kind == "azure" else "",
         settings.stream_usage,
         gate(settings),
+        settings.output_limit,
     )

@@ -54,6 +54,7 @@ class _ProviderText(msgspec.Struct, forbid_unknown_fields=True):
     key_env: str | None = None
     api_version: str | None = None
     stream_usage: bool | None = None
+    output_limit: Literal["max_tokens", "max_completion_tokens"] | None = None
     calls_at_once: int | None = None
     queue: int | None = None
     queue_wait_ms: int | None = None
@@ -191,6 +192,7 @@ def _provider(
         text.api_version or (AZURE_VERSION if text.kind == "azure" else ""),
         text.stream_usage is not False,
         msgspec.structs.replace(gate, **known),
+        text.output_limit or "",
     )
 
 

@@ -223,6 +223,14 @@ class ModelSettings(CacheSettings, CommonSettings):
             "that refuse `stream_options`; usage is then estimated."
         ),
     )
+    output_limit: Literal["", "max_tokens", "max_completion_tokens"] = Field(
+        "",
+        validation_alias="WEAVER_MODEL_OUTPUT_LIMIT",
+        description=(
+            "How Anthropic's `max_tokens` is called at a provider with OpenAI's API; empty: "
+            "`max_completion_tokens` at OpenAI and Azure, `max_tokens` elsewhere."
+        ),
+    )
     context_tokens: int = Field(
         0,
         ge=0,

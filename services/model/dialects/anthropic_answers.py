@@ -93,10 +93,14 @@ def completion(body: bytes, facts: Facts, asked: Asked) -> dict[str, Any]:
 
 
 def finish(reason: str | None, sequence: str | None) -> dict[str, Any]:
-    """Return why an answer ended, with the stop sequence under the name that vLLM gives it."""
-    said: dict[str, Any] = {"finish_reason": FINISH_REASONS.get(reason or "end_turn", "stop")}
-    if sequence is not None:
-        said["stop_reason"] = sequence
+    """Return why an answer ended, with the stop sequence under the name that vLLM gives it.
+
+    A word that OpenAI's clients do not expect stands there too: some of them fail at a new one.
+    """
+    given = reason or "end_turn"
+    said: dict[str, Any] = {"finish_reason": FINISH_REASONS.get(given, "stop")}
+    if sequence is not None or given not in FINISH_REASONS:
+        said["stop_reason"] = sequence or given
     return said
 
 

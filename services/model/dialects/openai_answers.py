@@ -11,7 +11,9 @@ from services.model.failure import failed
 
 _STOP_REASONS: Final[Mapping[str, str]] = {
     "stop": "end_turn",
+    "eos_token": "end_turn",
     "length": "max_tokens",
+    "model_length": "max_tokens",
     "tool_calls": "tool_use",
     "function_call": "tool_use",
     "content_filter": "refusal",
@@ -92,7 +94,7 @@ def message(body: bytes, facts: Facts, asked: Asked) -> dict[str, Any]:
         content.append({"type": "thinking", "thinking": said.thoughts, "signature": ""})
     content += [{"type": "text", "text": text} for text in (said.content, said.refusal) if text]
     content += [_tool_use(call) for call in said.tool_calls or ()]
-    reason, sequence = stopped(choice, refused=bool(said.refusal))
+    reason, sequence = stopped(choice, refused=bool(said.refusal), called=bool(said.tool_calls))
     return {
         "id": completion.id or asked.call.request_id,
         "type": "message",
@@ -105,11 +107,23 @@ def message(body: bytes, facts: Facts, asked: Asked) -> dict[str, Any]:
     }
 
 
-def stopped(choice: Choice, *, refused: bool) -> tuple[str, str | None]:
-    """Return why an answer ended, and the stop sequence where the server names it."""
+def stopped(choice: Choice, *, refused: bool, called: bool) -> tuple[str, str | None]:
+    """Return why an answer ended, and the stop sequence where the server names it.
+
+    A word that no table has passes as it is. An answer that calls tools and stops waits for them:
+    OpenAI says `stop` where the tool was demanded by its name, and some servers always do.
+
+    Args:
+        choice: the answer, at its end.
+        refused: whether it refuses.
+        called: whether it calls tools.
+    """
     if refused:
         return "refusal", None
-    reason = _STOP_REASONS.get(choice.finish_reason or "stop", "end_turn")
+    said = choice.finish_reason or "stop"
+    reason = _STOP_REASONS.get(said, said)
+    if called and reason == "end_turn":
+        return "tool_use", None
     if reason == "end_turn" and isinstance(choice.stop_reason, str):
         return "stop_sequence", choice.stop_reason
     return reason, None

@@ -76,7 +76,7 @@ class OpenAIEvents:
         said: list[bytes] = [] if self._started else [self._start(None, None)]
         while self._blocks:
             said += self._close()
-        reason, sequence = stopped(self._end, refused=self._refused)
+        reason, sequence = stopped(self._end, refused=self._refused, called=self._count > 0)
         delta = {"stop_reason": reason, "stop_sequence": sequence}
         used = usage(self._asked.counted(facts))
         said.append(event({"type": "message_delta", "delta": delta, "usage": used}))

@@ -23,9 +23,17 @@ _TOOL_HINTS: Final = ("cache_control", "input_examples", "eager_input_streaming"
 
 
 class ToOpenAI:
-    """Anthropic's messages at an OpenAI provider; see `services.model.dialects.ports`."""
+    """Anthropic's messages at an OpenAI provider; see `services.model.dialects.ports`.
+
+    Args:
+        limit_field: the field in which the provider is told how long an answer may be.
+    """
 
     dialect = Dialect.OPENAI_CHAT
+
+    def __init__(self, limit_field: str = "max_completion_tokens") -> None:
+        """See the class."""
+        self._limit_field = limit_field
 
     def request(self, call: Call, left_out: set[str]) -> Mapping[str, Any]:
         """Return the chat completion that asks for the same."""
@@ -36,7 +44,7 @@ class ToOpenAI:
         tokens = asked.whole("max_tokens")
         if tokens is None:
             raise untranslatable("max_tokens", "is required.")
-        said["max_completion_tokens"] = tokens
+        said[self._limit_field] = tokens
         for name in ("temperature", "top_p"):
             _put(said, name, asked.number(name))
         _put(said, "stop", asked.items("stop_sequences") or None)

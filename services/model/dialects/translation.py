@@ -30,10 +30,6 @@ _VENDOR_BODY = "vendor_body"
 _AT_ONCE = 256 * 1024
 _Result = TypeVar("_Result")
 _Answered = TypeVar("_Answered", Answer, Stream)
-_TRANSLATORS: Mapping[Dialect, Translator] = {
-    Dialect.ANTHROPIC_MESSAGES: ToOpenAI(),
-    Dialect.OPENAI_CHAT: ToAnthropic(),
-}
 
 
 class Translating:
@@ -42,17 +38,24 @@ class Translating:
     Args:
         provider: what is asked in the end.
         clock: for the time in answers that must bear one.
+        limit_field: in which a provider of OpenAI's dialect is told how long an answer may be.
     """
 
-    def __init__(self, provider: Provider, clock: Clock) -> None:
+    def __init__(
+        self, provider: Provider, clock: Clock, limit_field: str = "max_completion_tokens"
+    ) -> None:
         """See the class."""
+        translators: Mapping[Dialect, Translator] = {
+            Dialect.ANTHROPIC_MESSAGES: ToOpenAI(limit_field),
+            Dialect.OPENAI_CHAT: ToAnthropic(),
+        }
         self.name = provider.name
         self._provider = provider
         self._clock = clock
         self._own = provider.dialects
         self._through = {
             dialect: translator
-            for dialect, translator in _TRANSLATORS.items()
+            for dialect, translator in translators.items()
             if dialect not in self._own and translator.dialect in self._own
         }
         self.dialects = self._own | frozenset(self._through)

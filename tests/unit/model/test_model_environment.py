@@ -30,6 +30,32 @@ def test_one_provider_makes_one_model_with_one_target() -> None:
     assert target.prices.input_micros == 5
 
 
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({}, "max_completion_tokens"),
+        ({"endpoint": "https://eu.api.openai.com/v1"}, "max_completion_tokens"),
+        (
+            {"provider": "azure", "endpoint": "https://x.openai.azure.com"},
+            "max_completion_tokens",
+        ),
+        ({"endpoint": "http://127.0.0.1:11434/v1"}, "max_tokens"),
+        ({"endpoint": "https://api.groq.com/openai/v1"}, "max_tokens"),
+        ({"endpoint": "https://api.openai.com.example/v1"}, "max_tokens"),
+        (
+            {"endpoint": "http://proxy/v1", "output_limit": "max_completion_tokens"},
+            "max_completion_tokens",
+        ),
+    ],
+)
+def test_the_limit_of_an_answer_has_the_name_that_the_server_knows(
+    changes: dict[str, str], field: str
+) -> None:
+    """Several servers ignore OpenAI's newer name without a word."""
+    (provider,) = declared(settings(**{**OPENAI, **changes})).providers
+    assert provider.limit_field == field
+
+
 def test_the_fallback_is_the_second_target() -> None:
     found = declared(
         settings(

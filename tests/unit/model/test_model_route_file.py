@@ -26,7 +26,11 @@ providers:
     queue: 5
     queue_wait_ms: 250
   claude: {kind: anthropic, key_file: /run/claude}
-  local: {kind: openai, endpoint: "http://127.0.0.1:8000/v1", stream_usage: false}
+  local:
+    kind: openai
+    endpoint: "http://127.0.0.1:8000/v1"
+    stream_usage: false
+    output_limit: max_completion_tokens
 models:
   gpt-4o:
     context_tokens: 128000
@@ -69,6 +73,7 @@ def test_a_file_declares_providers_and_models() -> None:
     assert providers["claude"].endpoint == "https://api.anthropic.com/v1"
     assert providers["claude"].key == Key(path=Path("/run/claude"))
     assert providers["local"].stream_usage is False
+    assert providers["local"].limit_field == "max_completion_tokens"
     assert providers["local"].gate == GATE
 
     env, gpt, local = found.models

@@ -356,7 +356,7 @@ def test_an_answer_maps() -> None:
         ("model_context_window_exceeded", None, "length", None),
         ("stop_sequence", "END", "stop", "END"),
         ("refusal", None, "content_filter", None),
-        ("something_new", None, "stop", None),
+        ("something_new", None, "stop", "something_new"),
         (None, None, "stop", None),
     ],
 )

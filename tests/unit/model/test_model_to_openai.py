@@ -396,6 +396,8 @@ def test_an_answer_maps() -> None:
         ({"stop_reason": "END"}, {"content": "x"}, "stop_sequence", "END"),
         ({"stop_reason": 7}, {"content": "x"}, "end_turn", None),
         ({}, {"refusal": "I cannot."}, "refusal", None),
+        ({"finish_reason": "eos_token"}, {"content": "x"}, "end_turn", None),
+        ({"finish_reason": "abort"}, {"content": "x"}, "abort", None),
     ],
 )
 def test_why_an_answer_ended_maps(
@@ -404,6 +406,33 @@ def test_why_an_answer_ended_maps(
     found = answered(ToOpenAI(), call(), completion(message, **choice), FACTS)
     assert (found["stop_reason"], found["stop_sequence"]) == (reason, sequence)
     assert found["content"] == [{"type": "text", "text": next(iter(message.values()))}]
+
+
+@pytest.mark.parametrize(
+    ("finish", "reason"),
+    [
+        ("stop", "tool_use"),
+        (None, "tool_use"),
+        ("tool_calls", "tool_use"),
+        ("length", "max_tokens"),
+    ],
+)
+def test_an_answer_that_calls_a_tool_waits_for_it_whatever_the_server_says(
+    finish: str | None, reason: str
+) -> None:
+    """OpenAI says `stop` where the tool was demanded by its name; agents look at the reason."""
+    message = {"content": None, "tool_calls": CALLS}
+    found = answered(ToOpenAI(), call(), completion(message, finish_reason=finish), FACTS)
+    assert found["stop_reason"] == reason
+    events = [chunk(tool_calls=[fragment(0, "{}", id="a", name="w")]), chunk(finish or "stop")]
+    assert message_of(streamed(ToOpenAI(), call(), events, FACTS))["stop_reason"] == reason
+
+
+@pytest.mark.parametrize("field", ["max_tokens", "max_completion_tokens"])
+def test_a_server_is_told_the_limit_in_the_field_that_it_knows(field: str) -> None:
+    found, _ = retold(ToOpenAI(field), call(max_tokens=7))
+    limits = {name: found[name] for name in found if name.startswith("max_")}
+    assert limits == {field: 7}
 
 
 def test_an_estimate_is_marked_as_one() -> None:
