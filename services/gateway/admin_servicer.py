@@ -36,8 +36,8 @@ def _no_model(body: bytes, _: int) -> Ask:
 
 
 ADMIN = Surface("admin", Scope.ADMIN, _unserved)
-USAGE = Surface("admin.usage", Scope.ADMIN, _no_model)
-POLICIES = Surface("admin.policies", Scope.ADMIN, _no_model)
+USAGE = Surface("admin.usage", Scope.ADMIN_READ, _no_model)
+POLICIES = Surface("admin.policies", Scope.ADMIN_READ, _no_model)
 
 
 class AdminServicer(admin_service_pb2_grpc.AdminServiceServicer):

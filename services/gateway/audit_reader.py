@@ -41,6 +41,14 @@ class Text(msgspec.Struct, frozen=True):
     truncated: bool
 
 
+class _Who(msgspec.Struct):
+    tenant: str = ""
+
+
+class _Entry(msgspec.Struct):
+    principal: _Who | None = None
+
+
 def event_type(name: str) -> str:
     """Check the name of an event type.
 
@@ -85,6 +93,12 @@ def page_size(asked: int) -> int:
 def record_json(index: int, entry: bytes) -> Mapping[str, object]:
     """Return a record with its index; the entry stays byte for byte."""
     return {"index": index, "record": msgspec.Raw(entry)}
+
+
+def tenant_of(entry: bytes) -> str:
+    """Return whose tenant a record is about; "" for one that is about nobody."""
+    principal = msgspec.json.decode(entry, type=_Entry).principal
+    return "" if principal is None else principal.tenant
 
 
 def text_json(text: Text) -> Mapping[str, object]:

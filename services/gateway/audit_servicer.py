@@ -2,17 +2,19 @@
 
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
 from google.api import httpbody_pb2
 
+from services.common.errors import PermissionDenied
 from services.gateway import audit_reader, http
 from services.gateway.audit_client import AuditClient, principal_message, timestamp
 from services.gateway.authorization import Scope
 from services.gateway.calls import Ask, Surface
 from services.gateway.pipeline import Pipeline
 from services.gateway.principal import Principal
+from services.gateway.roles import Reach
 from services.gateway.servicer import JSON, ShapedErrors
 from weaver.audit.v1 import audit_service_pb2 as audit_pb
 from weaver.audit.v1 import record_pb2
@@ -21,8 +23,14 @@ from weaver.gateway.v1 import audit_reader_service_pb2_grpc
 
 TEXT = "text/plain; charset=utf-8"
 BYTES = "application/octet-stream"
-KEYS_TOO = ("keys", "texts")
-TEXTS_TOO = ("texts",)
+Kind = Literal["records", "keys", "texts"]
+KINDS: Final[tuple[Kind, ...]] = ("records", "keys", "texts")
+READ_OF_OTHERS: Final[dict[str, tuple[Kind, ...]]] = {
+    "records": ("records",),
+    "keys": ("records", "keys"),
+    "texts": KINDS,
+}
+"""What WEAVER_AUDIT_AUDITOR_READS lets anybody read of others, whatever their roles."""
 
 
 def _no_model(body: bytes, _: int) -> Ask:
@@ -31,8 +39,8 @@ def _no_model(body: bytes, _: int) -> Ask:
 
 RECORDS = Surface("audit.records", Scope.AUDIT_OWN, _no_model)
 RECEIPT = Surface("audit.receipt", Scope.AUDIT_OWN, _no_model)
-COMMITMENT_KEY = Surface("audit.commitment_key", Scope.AUDIT_OWN, _no_model)
-TEXTS = Surface("audit.texts", Scope.AUDIT_OWN, _no_model)
+COMMITMENT_KEY = Surface("audit.commitment_key", Scope.AUDIT_KEYS, _no_model)
+TEXTS = Surface("audit.texts", Scope.AUDIT_TEXTS, _no_model)
 PROOF = Surface("audit.proof", Scope.AUDIT_OWN, _no_model)
 TILE = Surface("audit.tile", Scope.AUDIT_ALL, _no_model)
 
@@ -95,7 +103,7 @@ class AuditReaderServicer(audit_reader_service_pb2_grpc.AuditReaderServiceServic
 
         async def reading(principal: Principal) -> Reading:
             asked = audit_pb.GetRecordRequest(index=request.index)
-            self._as_owner(asked, principal)
+            await self._narrow(asked, principal, "records")
             record = (await self._audit.read("GetRecord", asked)).record
             body = msgspec.json.encode(audit_reader.record_json(record.index, record.entry))
             return Reading(body, _one("record", request.index))
@@ -107,7 +115,7 @@ class AuditReaderServicer(audit_reader_service_pb2_grpc.AuditReaderServiceServic
 
         async def reading(principal: Principal) -> Reading:
             asked = audit_pb.GetReceiptRequest(index=request.index)
-            self._as_owner(asked, principal)
+            await self._narrow(asked, principal, "records")
             response = await self._audit.read("GetReceipt", asked)
             record = response.record
             receipt = {
@@ -123,7 +131,7 @@ class AuditReaderServicer(audit_reader_service_pb2_grpc.AuditReaderServiceServic
 
         async def reading(principal: Principal) -> Reading:
             asked = audit_pb.GetCommitmentKeyRequest(index=request.index)
-            self._as_owner(asked, principal, KEYS_TOO)
+            await self._narrow(asked, principal, "keys")
             response = await self._audit.read("GetCommitmentKey", asked)
             record = response.record
             key = {
@@ -139,7 +147,7 @@ class AuditReaderServicer(audit_reader_service_pb2_grpc.AuditReaderServiceServic
 
         async def reading(principal: Principal) -> Reading:
             asked = audit_pb.GetTextsRequest(index=request.index)
-            self._as_owner(asked, principal, TEXTS_TOO)
+            await self._narrow(asked, principal, "texts")
             response = await self._audit.read("GetTexts", asked)
             record = response.record
             texts = [
@@ -232,15 +240,27 @@ class AuditReaderServicer(audit_reader_service_pb2_grpc.AuditReaderServiceServic
             await context.send_initial_metadata(http.response_headers(admission, record))
             return httpbody_pb2.HttpBody(content_type=content_type, data=done.body)
 
-    def _as_owner(
-        self, asked: Any, principal: Principal, policies: tuple[str, ...] | None = None
-    ) -> None:
-        """Ask as the record's owner, unless the caller may see others' and policy does not mind."""
-        if self._pipeline.may(principal, Scope.AUDIT_ALL) and (
-            policies is None or self._auditor_reads in policies
-        ):
+    async def _narrow(self, asked: Any, principal: Principal, what: Kind) -> None:
+        """Ask as the record's owner, unless the caller's roles reach further."""
+        reach = self._reach(principal, what)
+        if reach is Reach.ALL:
             return
+        if reach is Reach.TENANT:
+            about = audit_pb.GetRecordRequest(index=asked.index)
+            record = (await self._audit.read("GetRecord", about)).record
+            if audit_reader.tenant_of(record.entry) == principal.tenant:
+                return
         asked.owner.CopyFrom(principal_message(principal))
+
+    def _reach(self, principal: Principal, what: Kind) -> Reach:
+        """Return whose records, keys or texts a caller may read, as roles and deployment say."""
+        permissions = self._pipeline.permissions(principal)
+        reach = {
+            "records": permissions.records,
+            "keys": permissions.keys,
+            "texts": permissions.texts,
+        }[what]
+        return reach if what in READ_OF_OTHERS[self._auditor_reads] else min(reach, Reach.OWN)
 
     def _filter(
         self, request: pb.ListRecordsRequest, principal: Principal
@@ -258,8 +278,15 @@ class AuditReaderServicer(audit_reader_service_pb2_grpc.AuditReaderServiceServic
             seconds = audit_reader.instant(field, getattr(request, field))
             if seconds is not None:
                 getattr(asked.filter, field).CopyFrom(timestamp(seconds))
-        if self._pipeline.may(principal, Scope.AUDIT_ALL):
+        reach = self._reach(principal, "records")
+        if reach is Reach.ALL:
             asked.filter.tenant = request.tenant
+            asked.filter.subject = request.subject
+        elif reach is Reach.TENANT:
+            if request.tenant not in {"", principal.tenant}:
+                msg = "Your roles allow the records of your own tenant alone."
+                raise PermissionDenied(msg)
+            asked.filter.tenant = principal.tenant
             asked.filter.subject = request.subject
         else:
             asked.filter.owner.CopyFrom(principal_message(principal))

@@ -46,8 +46,7 @@ class Catalogue:
         await self._renew()
         model = self._models.get(name) or self._matching(name)
         if model is None or (model.roles and not _may_use(model, roles)):
-            msg = f"The model `{name[:128]}` does not exist or you may not use it."
-            raise NotFound(msg, reason="MODEL_NOT_FOUND")
+            raise unknown_model(name)
         return model
 
     async def _renew(self) -> None:
@@ -75,6 +74,12 @@ class Catalogue:
             ):
                 return model
         return None
+
+
+def unknown_model(name: str) -> NotFound:
+    """Return the refusal of a model that is not there, or not for this caller."""
+    msg = f"The model `{name[:128]}` does not exist or you may not use it."
+    return NotFound(msg, reason="MODEL_NOT_FOUND")
 
 
 def _may_use(model: ModelInfo, roles: Collection[str]) -> bool:

@@ -19,7 +19,7 @@ from services.common.clock import Clock
 from services.common.errors import Internal, Unavailable, WeaverError
 from services.gateway.admission import Door, Place
 from services.gateway.authentication import Authenticator
-from services.gateway.authorization import Authorizer, Scope
+from services.gateway.authorization import LISTING, Authorizer, Permissions
 from services.gateway.body import text_tokens, wrong
 from services.gateway.calls import (
     Ask,
@@ -29,7 +29,7 @@ from services.gateway.calls import (
     Response,
     WholeResponse,
 )
-from services.gateway.catalogue import Catalogue
+from services.gateway.catalogue import Catalogue, unknown_model
 from services.gateway.events import CaptureRule, RecordReference
 from services.gateway.exchange import CLIENT_CLOSED_REQUEST, Exchange, Unrecorded
 from services.gateway.ports import (
@@ -137,18 +137,22 @@ class Pipeline:
         """
         return await self._authenticator.authenticate(header)
 
-    def may(self, principal: Principal, scope: Scope) -> bool:
-        """Return whether a principal's roles allow this."""
-        return self._authorizer.allows(principal, scope)
+    def permissions(self, principal: Principal) -> Permissions:
+        """Return what a principal's roles allow."""
+        return self._authorizer.of(principal)
 
     async def models(self, header: Callable[[str], str]) -> Sequence[ModelInfo]:
         """Return the models that the caller may use.
 
         Raises:
             Unauthenticated: no credential, or not a good one.
+            PermissionDenied: the caller's roles do not allow listing models.
             Unavailable: the model service cannot be reached and never could.
         """
-        return await self._catalogue.models((await self.authenticate(header)).roles)
+        principal = await self.authenticate(header)
+        permissions = self._authorizer.require(principal, LISTING)
+        models = await self._catalogue.models(principal.roles)
+        return [model for model in models if permissions.may_see(model.id)]
 
     async def run(self, call: Call) -> Response:
         """Take one model call through the path.
@@ -231,7 +235,7 @@ class Pipeline:
         principal: Principal | None = None
         try:
             principal = await self._authenticator.authenticate(call.header)
-            self._authorizer.require(principal, call.surface.scope)
+            self._authorizer.require(principal, call.surface)
         except WeaverError as error:
             self._refuse(call, principal, error)
             raise
@@ -243,12 +247,14 @@ class Pipeline:
         place: Place | None = None
         try:
             principal = await self._authenticator.authenticate(call.header)
-            self._authorizer.require(principal, call.surface.scope)
+            permissions = self._authorizer.require(principal, call.surface)
             place = self._door.enter(principal, len(call.body))
             ask = await self._read(call)
             model = None
             if call.surface.dialect:
                 model = await self._catalogue.find(ask.model, principal.roles)
+                if not permissions.may_use(call.surface.name, ask.model):
+                    raise unknown_model(ask.model)  # noqa: TRY301 - a refusal like the others
                 self._check_dialect(call, model)
                 if 0 < model.context_tokens < ask.input_tokens:
                     await self._check_length(ask, model)

@@ -10,10 +10,11 @@ import msgspec
 from google.api import httpbody_pb2
 
 from services.common import logs
-from services.common.errors import Internal, NotFound, Unavailable, WeaverError
+from services.common.errors import Internal, Unavailable, WeaverError
 from services.gateway import anthropic, http, openai, responses, typed
 from services.gateway.authorization import Scope
 from services.gateway.calls import CACHE_CONTROL, StreamedResponse, Surface, WholeResponse
+from services.gateway.catalogue import unknown_model
 from services.gateway.event_redaction import MessageRedactor, ResponseRedactor
 from services.gateway.health import HealthReport
 from services.gateway.limit_reader import LimitReader, unavailable_json, usage_json
@@ -154,8 +155,7 @@ class GatewayServicer(gateway_service_pb2_grpc.GatewayServiceServicer):
                 if model.id == request.id:
                     data = msgspec.json.encode(vendor.model_json(model))
                     return httpbody_pb2.HttpBody(content_type=JSON, data=data)
-            msg = f"The model `{request.id[:128]}` does not exist or you may not use it."
-            raise NotFound(msg, reason="MODEL_NOT_FOUND")
+            raise unknown_model(request.id)
 
     async def ChatCompletions(  # type: ignore[override] # see interceptors.chain
         self, request: httpbody_pb2.HttpBody, context: Any

@@ -8,6 +8,7 @@ from pydantic_settings import NoDecode
 from services.common.settings import SettingsError
 from services.gateway.admission_settings import AdmissionSettings
 from services.gateway.apikeys.settings import ApiKeySettings
+from services.gateway.authorization_settings import AuthorizationSettings
 from services.gateway.token_settings import TokenSettings
 
 MODES = frozenset(("api_key", "jwt"))
@@ -15,7 +16,7 @@ MODES = frozenset(("api_key", "jwt"))
 Names = Annotated[tuple[str, ...], NoDecode]
 
 
-class GatewaySettings(ApiKeySettings, TokenSettings, AdmissionSettings):
+class GatewaySettings(ApiKeySettings, TokenSettings, AuthorizationSettings, AdmissionSettings):
     """What the gateway reads from its environment."""
 
     listen: str = Field(

@@ -31,7 +31,7 @@ from services.gateway.audit_admin_servicer import AuditAdminServicer
 from services.gateway.audit_client import AuditClient
 from services.gateway.audit_servicer import AuditReaderServicer
 from services.gateway.authentication import APIKeys, Authenticator
-from services.gateway.authorization import Authorizer
+from services.gateway.authorization_wiring import open_authorizer
 from services.gateway.capture import KINDS, Capture
 from services.gateway.catalogue import Catalogue
 from services.gateway.configuration_reports import ConfigurationReports
@@ -138,12 +138,13 @@ async def build(
     )
     reporter.recorder, reporter.dependencies = recorder, dependencies
     changes = ConfigurationReports(registry, health, reporter.configuration_changed)
+    authorizer = open_authorizer(settings, stack, changes)
     tokens = None
     if "jwt" in settings.auth_mode:
         tokens = open_tokens(settings, stack, clock, changes)
     pipeline = Pipeline(
         authenticator=_authenticator(settings, tokens),
-        authorizer=Authorizer(),
+        authorizer=authorizer,
         door=_door(settings, clock, registry),
         catalogue=Catalogue(model, clock),
         limiter=limiter,
