@@ -13,7 +13,9 @@ from typing import Any, Final
 
 import msgspec
 
-from services.gateway.redaction import Redactor, RunningText, scrubbed
+from services.gateway.redaction import Redactor, scrubbed, spells
+from services.gateway.running_text import RunningText
+from services.gateway.stream_template import Template
 
 # Lines of server-sent events end with any of three; atomic, so that one CRLF is not taken for two.
 EVENT_END: Final = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
@@ -34,13 +36,16 @@ class EventRedactor(ABC):
         self._redactor = redactor
         self._texts: dict[Hashable, RunningText] = {}
         self._last: dict[Hashable, _Event] = {}
+        self._template = Template(redactor)
 
     def events(self, body: bytes) -> bytes:
         """Take whole server-sent events and return what can be released of them."""
         pieces: list[bytes] = []
         done = 0
         for end in EVENT_END.finditer(body):
-            pieces.append(self._event(body[done : end.end()]))
+            event = body[done : end.end()]
+            known = self._template.event(event, empty=False)
+            pieces.append(self._event(event) if known is None else known)
             done = end.end()
         return b"".join([*pieces, body[done:]])
 
@@ -56,6 +61,10 @@ class EventRedactor(ABC):
     def ended(self, event: _Event) -> Iterator[Hashable]:
         """Yield the texts that an event ends."""
 
+    @abstractmethod
+    def arguments(self, key: Hashable) -> bool:
+        """Say whether a text is a tool's arguments, which are JSON."""
+
     def passes(self, event: _Event) -> bool:
         """Whether an event holds nothing but what must not be changed, such as a signature."""
         return not event
@@ -70,20 +79,38 @@ class EventRedactor(ABC):
             event = None
         if not isinstance(event, dict):
             return b"".join(self._plain(line) + b"\n" for line in lines) + b"\n"
+        self._template.forget()
         held = b"".join(self._release(key) for key in tuple(self.ended(event)))
         if self.passes(event):
             return held + raw
         found = self.piece(event)
         if found is not None:
-            key, text = found
-            running = self._texts.setdefault(key, RunningText(self._redactor))
-            self._last[key] = event
-            released = running.feed(text)
-            if not released and text:
-                return held
-            if released != text:
-                return held + self._made(self.with_piece(event, released))
+            return held + self._piece(raw, event, *found)
         return held + self._searched(raw)
+
+    def _piece(self, raw: bytes, event: _Event, key: Hashable, text: str) -> bytes:
+        """Take a piece of a text and return the event with what can be released of it."""
+        running = self._texts.get(key)
+        if running is None:
+            running = RunningText(self._redactor, arguments=self.arguments(key))
+            self._texts[key] = running
+        self._last[key] = event
+        # Only where the text stands once is it plain which string is the piece.
+        literal = msgspec.json.encode(text)
+        start = raw.rfind(literal)
+        alone = len(text) > 0 and raw.count(literal) == 1 and raw[:start].rstrip().endswith(b":")
+        if alone:
+            self._template.remember(raw, start, start + len(literal), running)
+        released = running.feed(text)
+        if not released and text:
+            return b""
+        if released == text:
+            return self._searched(raw)
+        if alone and not spells(raw):
+            return self._searched(
+                raw[:start] + msgspec.json.encode(released) + raw[start + len(literal) :]
+            )
+        return self._made(self.with_piece(event, released))
 
     def _searched(self, raw: bytes) -> bytes:
         """Return an event with what stands in it as a whole redacted."""
@@ -131,6 +158,10 @@ class MessageRedactor(EventRedactor):
         delta = event["delta"]
         return event | {"delta": delta | {self._FIELDS[delta["type"]]: text}}
 
+    def arguments(self, key: Hashable) -> bool:
+        """Say whether a text is a tool's input."""
+        return isinstance(key, tuple) and key[1] == "partial_json"
+
     def ended(self, event: _Event) -> Iterator[Hashable]:
         """Yield a block's texts at its end, and all that is left at the end of the message."""
         kind = event.get("type")
@@ -166,6 +197,10 @@ class ResponseRedactor(EventRedactor):
         """Return an event with another piece; log probabilities would spell the one before."""
         event = event | {"delta": text}
         return event | {"logprobs": []} if "logprobs" in event else event
+
+    def arguments(self, key: Hashable) -> bool:
+        """Say whether a text is a function's arguments."""
+        return isinstance(key, tuple) and "arguments" in key[0]
 
     def ended(self, event: _Event) -> Iterator[Hashable]:
         """Yield the text that is done, and all that is left at the end of the response."""

@@ -1,100 +1,205 @@
 """Personal data and secrets in a text: found by a linear scan, confirmed by a check.
 
-Matching is RE2's, so no input can stall it; the checks (Luhn, mod 97, the numbering plans of
-`phonenumbers`) run only on what the scan found.
+Matching is RE2's, so no input can stall it. A pattern has a bounded length, or always succeeds once
+it has begun to repeat: what fails is searched again from its second byte and costs no more than the
+bound. The checks run only on what the scan found.
 """
 
-import ipaddress
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
-import phonenumbers
 import re2
-from stdnum import iban, luhn
-from stdnum.us import ssn
+
+from services.gateway import identity_documents as documents
+from services.gateway import secret_formats as secrets
+from services.gateway.folding import TRIGGER, Shadow, plain_text
+from services.gateway.number_checks import is_public_address, parts
+
+TYPES: Final = (
+    "API_KEY",
+    "CARD",
+    "EMAIL",
+    "IBAN",
+    "IP_ADDRESS",
+    "NATIONAL_ID",
+    "PASSPORT",
+    "PASSWORD",
+    "PHONE",
+    "PRIVATE_KEY",
+    "SSN",
+    "TOKEN",
+)
+"""What can be found, as placeholders and records name it."""
+
+LONGEST_MATCH: Final = 512
+"""No detector matches longer, but for tokens and private keys."""
 
 
-@dataclass(frozen=True, slots=True)
-class Find:
-    """One piece of personal data: its type and where it stands."""
+class Find(NamedTuple):
+    """One piece of personal data.
 
+    Args:
+        type: one of `TYPES`.
+        start: where it begins, in bytes.
+        end: where it ends.
+        value: what it says, without escapes and lookalikes.
+    """
+
+    type: str
+    start: int
+    end: int
+    value: bytes
+
+
+class _Span(NamedTuple):
     type: str
     start: int
     end: int
 
 
-def _is_card(text: str) -> bool:
-    digits = text.replace(" ", "").replace("-", "")
-    return bool(luhn.is_valid(digits)) and len(set(digits)) > 1
+_Confirm = Callable[[bytes, int, int], tuple[_Span, ...] | None]
+"""Says what a candidate holds; None when nothing, and what is in it is searched again."""
 
 
-def _is_phone(text: str) -> bool:
-    try:
-        number = phonenumbers.parse(text, None)
-    except phonenumbers.NumberParseException:
-        return False
-    return phonenumbers.is_valid_number(number)
+def _whole(kind: str, check: Callable[[bytes], bool] = bool) -> _Confirm:
+    def confirm(data: bytes, start: int, end: int) -> tuple[_Span, ...] | None:
+        return (_Span(kind, start, end),) if check(data[start:end]) else None
+
+    return confirm
 
 
-def _is_ip_address(text: str) -> bool:
-    try:
-        address = ipaddress.ip_address(text)
-    except ValueError:
-        return False
-    return address.is_global
+def _nothing(_: bytes, start: int, end: int) -> tuple[_Span, ...]:
+    """Pass over a file: it could hold digits and letters in any order and is no text."""
+    return (_Span("", start, end),)
 
 
-def _is_iban(text: str) -> bool:
-    return bool(iban.is_valid(text))
+def _token(data: bytes, start: int, end: int) -> tuple[_Span, ...]:
+    size = secrets.token_end(data[start:end])
+    return () if size is None else (_Span("TOKEN", start, start + size),)
 
 
-def _is_ssn(text: str) -> bool:
-    return bool(ssn.is_valid(text))
+def _private_key(data: bytes, start: int, end: int) -> tuple[_Span, ...]:
+    if not secrets.is_private_key(data[start:end]):
+        return ()
+    return (_Span("PRIVATE_KEY", start, start + len(data[start:end].rstrip(b" \\\x01\r\n"))),)
 
 
-def _always(text: str) -> bool:
-    return bool(text)
+def _iban(data: bytes, start: int, end: int) -> tuple[_Span, ...] | None:
+    size = documents.iban_end(data[start:end])
+    if size is None or data[start + size : start + size + 1].isalnum():
+        return None
+    return (_Span("IBAN", start, start + size),)
 
 
-# The order is the precedence where two could match at one place. `%s` stands for a word boundary:
+def _number(data: bytes, start: int, end: int) -> tuple[_Span, ...]:
+    found = parts(data[start:end], data[start - 1 : start] if start else b"", data[end : end + 1])
+    # The last span says that nothing more is to be looked for in the run.
+    return (
+        *(_Span(kind, start + first, start + last) for kind, first, last in found),
+        _Span("", end, end),
+    )
+
+
+def _address6(text: bytes) -> bool:
+    return is_public_address(text.rstrip(b":").decode())
+
+
+def _named(confirm: Callable[[bytes], tuple[str, int, int] | None], reach: int = 0) -> _Confirm:
+    """Return what confirms a value by what stands before it; `reach` looks beyond the end."""
+
+    def confirmed(data: bytes, start: int, end: int) -> tuple[_Span, ...] | None:
+        found = confirm(data[start : end + reach])
+        return None if found is None else (_Span(found[0], start + found[1], start + found[2]),)
+
+    return confirmed
+
+
+# A file in a data URI, a long run of nothing but base64, what a vendor has encrypted.
+_FILE: Final = (
+    rb"data:[a-z]{1,16}\x01?/[A-Za-z0-9.+-]{1,80};base64,[A-Za-z0-9+/=\x01]*"
+    rb"|[A-Za-z0-9+/\x01]{128,}=*|gAAAA[A-Za-z0-9_-]{64,}=*"
+)
+# International, whole, in groups, behind an international prefix, dotted.
+_DIGITS: Final = (
+    rb"\+[0-9](?:[ ().\x2f-]{0,3}[0-9]){6,}|%B[0-9]{13,}(?:[ .\x2f-][0-9]+)*"
+    rb"|%B[0-9]{1,12}[ .\x2f-][ (]?[0-9](?:[ ().\x2f-]{0,2}[0-9]){6,}|%B00[1-9][0-9]{7,12}"
+    rb"|%B[0-9]{1,3}(?:\.[0-9]{1,3}){3,}"
+)
+# The order is the precedence where two could match at one place. `%B` stands for a word boundary:
 # the scan that looks for candidates in raw JSON leaves it out, since an escape such as `\n` before
 # a match would hide it.
-_PATTERNS: Final[tuple[tuple[str, str, Callable[[str], bool]], ...]] = (
-    ("PRIVATE_KEY", r"-----BEGIN [A-Z ]*PRIVATE KEY-----[A-Za-z0-9+/=\s\\]*", _always),
-    ("TOKEN", r"%seyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}", _always),
-    ("API_KEY", r"%s(?:sk-[A-Za-z0-9_-]{20,}|AKIA[0-9A-Z]{16}|gh[pousr]_[A-Za-z0-9]{36})", _always),
-    ("EMAIL", r"[A-Za-z0-9._%%+-]{1,64}@[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63})+", _always),
-    ("IBAN", r"%s[A-Z]{2}[0-9]{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,4})?%s", _is_iban),
-    ("CARD", r"%s[0-9](?:[ -]?[0-9]){12,18}%s", _is_card),
-    ("SSN", r"%s[0-9]{3}-[0-9]{2}-[0-9]{4}%s", _is_ssn),
-    ("PHONE", r"\+[0-9](?:[ ().-]{0,2}[0-9]){7,14}%s", _is_phone),
-    ("IP_ADDRESS", r"%s[0-9]{1,3}(?:\.[0-9]{1,3}){3,}%s", _is_ip_address),
+_PATTERNS: Final[tuple[tuple[bytes, _Confirm], ...]] = (
+    (_FILE, _nothing),
+    (secrets.PRIVATE_KEY, _private_key),
+    (b"%B" + secrets.TOKEN, _token),
+    (b"%B(?:" + secrets.API_KEY + b")", _whole("API_KEY", secrets.is_api_key)),
+    (secrets.SLACK_HOOK, _whole("API_KEY")),
+    (b"%B" + secrets.NAMED_SECRET, _named(secrets.named_secret)),
+    (secrets.URL_PASSWORD, _named(secrets.url_password)),
+    (documents.MACHINE_READABLE, _whole("PASSPORT", documents.is_machine_readable)),
+    (documents.EMAIL, _whole("EMAIL", documents.is_email)),
+    (b"%B" + documents.NAMED_NUMBER, _named(documents.named_number, documents.LONGEST_VALUE)),
+    (b"%B" + documents.IBAN, _iban),
+    (
+        rb"%B[23][0-9A-Fa-f]{3}:(?:[0-9A-Fa-f]{0,4}:){1,6}[0-9A-Fa-f]{0,4}",
+        _whole("IP_ADDRESS", _address6),
+    ),
+    (b"%B(?:" + documents.LETTERED + b")%B", _whole("NATIONAL_ID", documents.is_national_id)),
+    (_DIGITS, _number),
 )
-# What no detector can match longer than; a stream holds back no more than this.
-LONGEST_MATCH: Final = 512
 
 
-def _joined(boundary: str) -> str:
-    patterns = (pattern.replace("%s", boundary).replace("%%", "%") for _, pattern, _ in _PATTERNS)
-    return "|".join(f"({pattern})" for pattern in patterns)
+def _joined(boundary: bytes) -> bytes:
+    return b"|".join(pattern.replace(b"%B", boundary) for pattern, _ in _PATTERNS)
 
 
-_EXACT: Final = re2.compile(_joined(r"\b"))
-_LOOSE: Final = re2.compile(_joined("").encode())
+def _options() -> re2.Options:
+    options = re2.Options()
+    options.encoding = re2.Options.Encoding.LATIN1
+    options.max_mem = 64 << 20
+    options.log_errors = False
+    return options
+
+
+def _kinds() -> re2.Set:
+    kinds = re2.Set.FullMatchSet(_options())
+    for pattern, _ in _PATTERNS:
+        kinds.Add(pattern.replace(b"%B", rb"\b"))
+    kinds.Compile()
+    return kinds
+
+
+# Without groups, so that RE2 needs nothing but its automata; the set tells which pattern it was.
+_EXACT: Final = re2.compile(_joined(rb"\b"), _options())
+_KINDS: Final = _kinds()
+_LOOSE: Final = re2.compile(
+    b"|".join((*(pattern.replace(b"%B", b"") for pattern, _ in _PATTERNS[1:]), TRIGGER)), _options()
+)
+_CONFIRM: Final = tuple(confirm for _, confirm in _PATTERNS)
 
 
 def suspicious(raw: bytes) -> bool:
-    r"""Return whether raw JSON may hold personal data; linear, no false negative.
+    r"""Return whether raw JSON may hold personal data; linear, no false negative."""
+    return _LOOSE.search(raw) is not None
 
-    A `\u` escape can spell any character, so it always needs the closer look.
+
+def find(raw: bytes) -> Iterator[Find]:
+    """Yield the personal data of a text or of JSON, from left to right, without overlaps.
+
+    Escapes are seen through at every depth, and what is found never begins or ends inside one.
     """
-    return b"\\u" in raw or _LOOSE.search(raw) is not None
-
-
-def find(text: str) -> Iterator[Find]:
-    """Yield the personal data of a text, from left to right, without overlaps."""
-    for match in _EXACT.finditer(text):
-        kind, _, confirmed = _PATTERNS[match.lastindex - 1]
-        if confirmed(match.group()):
-            yield Find(kind, match.start(), match.end())
+    shadow = Shadow(raw)
+    data = shadow.data
+    position = 0
+    while (match := _EXACT.search(data, position)) is not None:
+        start, end = match.span()
+        kinds = _KINDS.Match(data[start:end])
+        spans = _CONFIRM[min(kinds)](data, start, end) if kinds else None
+        if spans is None:
+            position = start + 1
+            continue
+        for kind, first, last in spans:
+            if kind:
+                value = plain_text(data[first:last])
+                yield Find(kind, shadow.at(first), shadow.at(last), value)
+        position = spans[-1].end if spans else end

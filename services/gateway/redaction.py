@@ -1,92 +1,243 @@
 """Personal data taken out of JSON, with everything else left byte for byte.
 
-The unit of work is one string, a member's name or a value: it is decoded, redacted, encoded again
-and spliced into its place. Numbers, white space and order stay as they came, and a body with
-nothing to redact is returned as the object that was given. The same value gets the same placeholder
-within one request.
+What is found is replaced in the bytes that came, whatever depth of JSON it stands at: a placeholder
+such as `[EMAIL_1]` needs no escape. A number that is personal data becomes a string, so that JSON
+stays JSON. A body with nothing to redact is returned as the object that was given. The same value
+gets the same placeholder within one request.
 """
 
+import json
 import re
 from typing import Any, Final
 
 import msgspec
 
-from services.common.errors import Unavailable
-from services.gateway.personal_data import LONGEST_MATCH, find, suspicious
+from services.common.errors import FieldViolation, InvalidArgument, Unavailable
+from services.gateway.json_places import Literals, place
+from services.gateway.personal_data import TYPES, Find, find, suspicious
+from services.gateway.privacy import REDACT_ALL, Action, Rules
 
-# Possessive, so that no input makes it go back.
-_LITERAL: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
-# What could hold digits and letters in any order and is no text: a file in a data URI, a long run
-# of nothing but base64 (a file, a signature), what a vendor has encrypted.
-_FILE: Final = re.compile(
-    rb'"(?:data:[a-z]++\\?/[A-Za-z0-9.+-]++;base64,[A-Za-z0-9+/=\\]*+'
-    rb'|[A-Za-z0-9+/\\]{128,}+=*+|gAAAA[A-Za-z0-9_-]{64,}+=*+)"'
+_LOGPROBS: Final = re.compile(rb'"logprobs"[ \t\r\n]*+:[ \t\r\n]*+(?!null|\[\])')
+_PLACEHOLDER: Final = re.compile(rb"\[(%b)_([0-9]{1,9})\]" % "|".join(TYPES).encode())
+_SEPARATORS: Final = b" -.()/"
+_JOINED: Final = frozenset(("CARD", "IBAN", "NATIONAL_ID", "PHONE", "SSN"))
+"""Types whose values are the same whatever stands between their groups."""
+_DEEPEST: Final = 4
+# What stands before and after a number that is a member's value, or an item of a list.
+_MEMBER: Final = re.compile(rb'(\\*")[ \t\r\n]*:[ \t\r\n]*-?$')
+_ITEM: Final = re.compile(rb"[\[,][ \t\r\n]*-?$")
+_NUMBER_END: Final = re.compile(rb"(?:\.0+)?(?=[ \t\r\n]*(?:[,\]}]|$)|\\)")
+_REACH: Final = 40
+# The members that hold JSON in a string.
+_JSON_INSIDE: Final = re.compile(
+    rb'"(?:arguments|partial_json|input)"[ \t\r\n]*:[ \t\r\n]*$|function_call_arguments'
 )
-# What a match can begin with and not yet be complete: an IBAN or digits in groups, the last word.
-_UNFINISHED: Final = re.compile(r"(?:\b[A-Z]{2}[0-9]{2}[A-Z0-9 ]*|\+?[0-9][0-9 ().-]*|[^\s]+)$")
-# The same for what can be much longer: a token, a private key.
-_LONG_UNFINISHED: Final = re.compile(
-    r"(?:\beyJ[A-Za-z0-9_.-]*|-----BEGIN[A-Z ]*(?:-{0,5}|-----[A-Za-z0-9+/=\s\\]*))$"
-)
-_LOGPROBS: Final = re.compile(rb'"logprobs"[ \t\r\n]*:[ \t\r\n]*(?!null)')
-LONGEST_SECRET = 8192
+
+
+class PersonalDataRefused(InvalidArgument):
+    """A prompt holds what policy keeps from leaving.
+
+    Args:
+        what: the type, or the name of the pattern; never the value.
+        field: where it stands.
+    """
+
+    def __init__(self, what: str, field: str) -> None:
+        """See the class."""
+        sentence = f"holds {what}, which is not allowed to leave here; take it out"
+        super().__init__(
+            f"`{field}` {sentence}.",
+            reason="PERSONAL_DATA_REFUSED",
+            violations=(FieldViolation(field, sentence),),
+        )
 
 
 class Redactor:
-    """Redacts the texts of one request and counts what it took out."""
+    """Redacts the texts of one request and counts what it took out.
 
-    __slots__ = ("_numbers", "_placeholders", "counts")
+    Args:
+        rules: what is done about each type.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = (
+        "_actions",
+        "_begun",
+        "_numbers",
+        "_originals",
+        "_placeholders",
+        "_rules",
+        "counts",
+    )
+
+    def __init__(self, rules: Rules = REDACT_ALL) -> None:
         """Start with nothing seen."""
-        self._placeholders: dict[tuple[str, str], str] = {}
+        self._rules = rules
+        self._actions = rules.actions
+        self._placeholders: dict[tuple[str, bytes], bytes] = {}
+        self._originals: dict[bytes, bytes] = {}
         self._numbers: dict[str, int] = {}
+        self._begun = False
         self.counts: dict[str, int] = {}
 
-    def text(self, text: str) -> str:
-        """Return a text with its personal data replaced, such as by `[EMAIL_1]`."""
-        pieces: list[str] = []
-        done = 0
-        for found in find(text):
-            value = text[found.start : found.end]
-            pieces += text[done : found.start], self._placeholder(found.type, value)
-            done = found.end
-            self.counts[found.type] = self.counts.get(found.type, 0) + 1
-        return "".join([*pieces, text[done:]]) if pieces else text
+    @property
+    def restores(self) -> bool:
+        """Whether there are originals to put back."""
+        return bool(self._originals)
 
-    def json(self, body: bytes) -> bytes:
-        """Return JSON with its strings redacted; the same object when nothing was found."""
+    def prompt(self, body: bytes) -> bytes:
+        """Return a prompt as it may leave; the same object when nothing was found.
+
+        Raises:
+            PersonalDataRefused: it may not leave at all.
+        """
+        for pattern in self._rules.patterns:
+            match = pattern.matcher.search(body.decode("utf-8", "replace"))
+            if match is not None:
+                position = len(body.decode("utf-8", "replace")[: match.start()].encode())
+                raise PersonalDataRefused(
+                    f"the blocked pattern `{pattern.name}`", place(body, position)
+                )
         if not suspicious(body):
             return body
-        pieces: list[bytes] = []
-        done = 0
-        for match in _LITERAL.finditer(body):
-            literal = match.group()
-            if not suspicious(literal) or _FILE.fullmatch(literal):
-                continue
-            text = _decoded(literal)
-            redacted = self.text(text)
-            if redacted is not text:
-                pieces += body[done : match.start()], msgspec.json.encode(redacted)
-                done = match.end()
-        return b"".join([*pieces, body[done:]]) if pieces else body
+        self._begin(body)
+        return self._spliced(body, prompt=True)
+
+    def text(self, text: str) -> str:
+        """Return a text with its personal data replaced."""
+        raw = text.encode("utf-8", "surrogatepass")
+        redacted = self._plain(raw)
+        return text if redacted is raw else redacted.decode("utf-8", "surrogatepass")
+
+    def json(self, body: bytes) -> bytes:
+        """Return JSON with its personal data replaced; the same object when nothing was found."""
+        return self._spliced(body) if suspicious(body) else body
 
     def answer(self, body: bytes) -> bytes:
         """Return an answer with its strings redacted, and without what would spell them out."""
         redacted = self.json(body)
-        return redacted if redacted is body else without_logprobs(redacted)
+        if redacted is not body or (self._originals and _PLACEHOLDER.search(body)):
+            return without_logprobs(redacted)
+        return redacted
 
-    def _placeholder(self, kind: str, value: str) -> str:
+    def arguments(self, text: str, *, inside: bool) -> str:
+        """Return a part of a tool's arguments, which are JSON, with its personal data replaced.
+
+        Args:
+            text: the part.
+            inside: whether it begins inside a string.
+        """
+        raw = text.encode("utf-8", "surrogatepass")
+        if not suspicious(raw):
+            return text
+        # A quote that closes what was opened before makes the places those of the whole.
+        body = b'"' + raw if inside else raw
+        return self._spliced(body)[inside:].decode("utf-8", "surrogatepass")
+
+    def restore(self, data: bytes) -> bytes:
+        """Return an answer, or events of one, with the caller's own values in it again."""
+        if not self._originals or b"[" not in data:
+            return data
+        pieces: list[bytes] = []
+        done = 0
+        literals: Literals | None = None
+        for match in _PLACEHOLDER.finditer(data):
+            original = self._originals.get(match.group())
+            if original is None:
+                continue
+            start, end = match.span()
+            literals = literals or Literals(data)
+            span = literals.around(start)
+            pieces += data[done:start], _escaped(original, _depth(data, span))
+            done = end
+        return b"".join([*pieces, data[done:]]) if pieces else data
+
+    def _plain(self, raw: bytes) -> bytes:
+        if not suspicious(raw):
+            return raw
+        pieces: list[bytes] = []
+        done = 0
+        for found in find(raw):
+            if self._actions[found.type] is Action.PASS:
+                continue
+            start, end, quote = _member_number(raw, found) or (found.start, found.end, b"")
+            pieces += raw[done:start], quote, self._replaced(found), quote
+            done = end
+        return b"".join([*pieces, raw[done:]]) if pieces else raw
+
+    def _spliced(self, body: bytes, *, prompt: bool = False, depth: int = 0) -> bytes:
+        """Return JSON with what was found in it replaced."""
+        pieces: list[bytes] = []
+        done = 0
+        literals: Literals | None = None
+        nested: dict[int, int] = {}
+        founds = []
+        for found in find(body):
+            action = self._actions[found.type]
+            if action is Action.PASS:
+                continue
+            if prompt and action is Action.BLOCK:
+                raise PersonalDataRefused(f"`{found.type}`", place(body, found.start))
+            bare = _member_number(body, found)
+            if bare is None and _is_item(body, found):
+                literals = literals or Literals(body)
+                span = literals.around(found.start)
+                if span is None:
+                    bare = _item_number(body, found)
+                elif depth < _DEEPEST and body[span[0] + 1 : span[0] + 2] in (b"{", b"["):
+                    nested[span[0]] = span[1]
+            founds.append((found, bare))
+        for found, bare in founds:
+            if found.start < done:
+                continue
+            span = literals.around(found.start) if nested and literals is not None else None
+            if span is not None and span[0] in nested:
+                inner = _decoded(body[span[0] : span[1]])
+                spliced = self._spliced(inner, prompt=prompt, depth=depth + 1)
+                pieces += body[done : span[0]], _encoded(spliced)
+                done = span[1]
+                continue
+            start, end, quote = bare or (found.start, found.end, b"")
+            pieces += body[done:start], quote, self._replaced(found), quote
+            done = end
+        return b"".join([*pieces, body[done:]]) if pieces else body
+
+    def _begin(self, body: bytes) -> None:
+        """Number beyond the placeholders that a prompt already holds, as from earlier turns."""
+        if b"_" not in body:
+            return
+        for match in _PLACEHOLDER.finditer(body):
+            kind, number = match[1].decode(), int(match[2])
+            self._numbers[kind] = max(self._numbers.get(kind, 0), number)
+
+    def _replaced(self, found: Find) -> bytes:
+        kind = found.type
+        self.counts[kind] = self.counts.get(kind, 0) + 1
+        value = found.value
+        if kind in _JOINED:
+            value = value.translate(None, _SEPARATORS)
+        elif kind == "EMAIL":
+            value = value.lower()
         known = self._placeholders.get((kind, value))
         if known is None:
             number = self._numbers[kind] = self._numbers.get(kind, 0) + 1
-            known = self._placeholders[(kind, value)] = f"[{kind}_{number}]"
+            known = self._placeholders[(kind, value)] = b"[%b_%d]" % (kind.encode(), number)
+            if self._actions[kind] is Action.PSEUDONYMIZE and not self._begun:
+                self._originals[known] = found.value
         return known
+
+    def end_of_prompt(self) -> None:
+        """Take note that what is found from here on is not the caller's own."""
+        self._begun = True
+
+
+def spells(data: bytes) -> bool:
+    """Say whether an event holds log probabilities."""
+    return b'"logprobs"' in data and _LOGPROBS.search(data) is not None
 
 
 def without_logprobs(data: bytes) -> bytes:
     """Take out the log probabilities: they spell a text that was changed, token by token."""
-    if not _LOGPROBS.search(data):
+    if not spells(data):
         return data
     try:
         return msgspec.json.encode(scrubbed(msgspec.json.decode(data)))
@@ -108,52 +259,59 @@ def scrubbed(value: Any) -> Any:  # noqa: ANN401 - any JSON
     }
 
 
-def _decoded(literal: bytes) -> str:
+def _member_number(body: bytes, found: Find) -> tuple[int, int, bytes] | None:
+    """Return where a number is that is a member's value, and the quotes that fit; else None."""
+    before = _MEMBER.search(body, max(0, found.start - _REACH), found.start)
+    if before is None or not body[found.start : found.start + 1].isdigit():
+        return None
+    after = _NUMBER_END.match(body, found.end)
+    if after is None or not found.value.isdigit():
+        return None
+    return _with_sign(body, found.start), after.end(), before[1]
+
+
+def _is_item(body: bytes, found: Find) -> bool:
+    """Say whether something could be a number in a list."""
+    return (
+        found.value.isdigit()
+        and body[found.start : found.start + 1].isdigit()
+        and _ITEM.search(body, max(0, found.start - _REACH), found.start) is not None
+        and _NUMBER_END.match(body, found.end) is not None
+    )
+
+
+def _item_number(body: bytes, found: Find) -> tuple[int, int, bytes]:
+    after = _NUMBER_END.match(body, found.end)
+    return _with_sign(body, found.start), after.end() if after else found.end, b'"'
+
+
+def _with_sign(body: bytes, start: int) -> int:
+    return start - 1 if body[start - 1 : start] == b"-" else start
+
+
+def _decoded(literal: bytes) -> bytes:
+    text: str = json.loads(literal)
+    return text.encode("utf-8", "surrogatepass")
+
+
+def _encoded(text: bytes) -> bytes:
     try:
-        return msgspec.json.decode(literal, type=str)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        # What is no text as it stands is searched as far as it can be read.
-        return literal[1:-1].decode("utf-8", "replace")
+        return msgspec.json.encode(text.decode())
+    except UnicodeDecodeError:
+        return json.dumps(text.decode("utf-8", "surrogatepass")).encode()
 
 
-class RunningText:
-    """One text of a stream, redacted across the borders of its chunks.
-
-    What could be the beginning of a match is held back until it is decided, and no more than
-    `LONGEST_MATCH` characters of it, `LONGEST_SECRET` of a token or key.
-
-    Args:
-        redactor: the request's.
-    """
-
-    __slots__ = ("_held", "_redactor")
-
-    def __init__(self, redactor: Redactor) -> None:
-        """See the class."""
-        self._redactor = redactor
-        self._held = ""
-
-    def feed(self, piece: str) -> str:
-        """Take the next piece and return what can be released."""
-        text = self._held + piece
-        unfinished = _UNFINISHED.search(text, max(0, len(text) - LONGEST_MATCH))
-        cut = len(text) if unfinished is None else unfinished.start()
-        secret = _LONG_UNFINISHED.search(text, max(0, len(text) - LONGEST_SECRET))
-        if secret is not None:
-            cut = min(cut, secret.start())
-        cut = _outside_matches(text, cut)
-        self._held = text[cut:]
-        return self._redactor.text(text[:cut])
-
-    def finish(self) -> str:
-        """Return what was held back: no more is to come."""
-        held, self._held = self._held, ""
-        return self._redactor.text(held)
+def _depth(data: bytes, span: tuple[int, int] | None) -> int:
+    """Return how often what stands in a string must be escaped."""
+    if span is None:
+        return 0
+    before = data[max(0, span[0] - _REACH) : span[0]]
+    if _JSON_INSIDE.search(before) or b"function_call_arguments" in data[:400]:
+        return 2
+    return 1
 
 
-def _outside_matches(text: str, cut: int) -> int:
-    """Move a cut to the left so that it falls into no match, unless the match is too long."""
-    for found in find(text):
-        if found.start < cut < found.end and found.end - found.start <= LONGEST_MATCH:
-            return found.start
-    return cut
+def _escaped(value: bytes, depth: int) -> bytes:
+    for _ in range(depth):
+        value = msgspec.json.encode(value.decode("utf-8", "replace"))[1:-1]
+    return value

@@ -11,7 +11,9 @@ from typing import Final
 
 import msgspec
 
-from services.gateway.redaction import Redactor, RunningText, without_logprobs
+from services.gateway.redaction import Redactor, without_logprobs
+from services.gateway.running_text import RunningText
+from services.gateway.stream_template import Template
 
 # Lines of server-sent events end with any of three; atomic, so that one CRLF is not taken for two.
 _EVENT_END: Final = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
@@ -60,20 +62,23 @@ class StreamRedactor:
         redactor: the request's.
     """
 
-    __slots__ = ("_last", "_redactor", "_texts")
+    __slots__ = ("_last", "_redactor", "_template", "_texts")
 
     def __init__(self, redactor: Redactor) -> None:
         """See the class."""
         self._redactor = redactor
         self._texts: dict[_Key, RunningText] = {}
         self._last = _Chunk()
+        self._template = Template(redactor)
 
     def events(self, body: bytes) -> bytes:
         """Take whole server-sent events and return what can be released of them."""
         pieces: list[bytes] = []
         done = 0
         for end in _EVENT_END.finditer(body):
-            pieces.append(self._event(body[done : end.end()]))
+            event = body[done : end.end()]
+            known = self._template.event(event, empty=True)
+            pieces.append(self._event(event) if known is None else known)
             done = end.end()
         return b"".join([*pieces, body[done:]])
 
@@ -112,9 +117,18 @@ class StreamRedactor:
         ended = [choice.index for choice in chunk.choices if choice.finish_reason is not None]
         pieces: list[bytes] = []
         done = 0
-        for match, key in zip(_TEXT.finditer(data), self._keys(chunk, data), strict=False):
+        self._template.forget()
+        matches = list(_TEXT.finditer(data))
+        for match, key in zip(matches, self._keys(chunk, data), strict=False):
             text = msgspec.json.decode(match[2], type=str)
-            running = self._texts.setdefault(key, RunningText(self._redactor))
+            running = self._texts.get(key)
+            if running is None:
+                arguments = key[2] == b"arguments"
+                running = self._texts[key] = RunningText(self._redactor, arguments=arguments)
+            if len(matches) == 1 and not ended:
+                start = len(before) + match.start(2)
+                end = start + match.end(2) - match.start(2)
+                self._template.remember(before + data + after, start, end, running)
             released = running.feed(text)
             if key[0] in ended:
                 released += running.finish()

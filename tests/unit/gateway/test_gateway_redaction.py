@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.gateway.redaction import Redactor, RunningText
+from services.gateway.redaction import Redactor
+from services.gateway.running_text import RunningText
 from services.gateway.stream_redaction import StreamRedactor
 
 SAMPLES = [

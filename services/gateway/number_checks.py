@@ -1,0 +1,237 @@
+"""What a run of digits is: a card, a telephone number, an address, a national id, or nothing.
+
+The scan hands over whole runs, digits with separators between them. Which groups of a run could be
+what is decided by their lengths and separators alone, and remembered by shape; the checks (Luhn and
+the issuers' ranges, numbering plans, the check digits of `python-stdnum`) run on what is left.
+"""
+
+import ipaddress
+import re
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+from itertools import pairwise
+from typing import Final, NamedTuple
+
+import phonenumbers
+from stdnum.be import nn
+from stdnum.br import cpf
+from stdnum.ca import sin
+from stdnum.ch import ssn as ahv
+from stdnum.cl import rut
+from stdnum.cn import ric
+from stdnum.cz import rc
+from stdnum.fr import nir
+from stdnum.in_ import aadhaar
+from stdnum.kr import rrn
+from stdnum.my import nric
+from stdnum.no import fodselsnummer
+from stdnum.se import personnummer
+from stdnum.th import pin
+from stdnum.us import itin, ssn
+
+# Digits of one kind in a row are examples, and no issuer's.
+_ONE_DIGIT: Final = 1
+_MOST_GROUPS: Final = 7
+# Twice a digit, its digits added up, all as ASCII.
+_DOUBLED: Final = bytes.maketrans(b"0123456789", b"0246813579")
+# Next to one of these a group is a part of something longer: a decimal, a range, an identifier.
+_JOINING: Final = frozenset((b".", b"-"))
+_MOST_PHONE_DIGITS: Final = 17
+_GROUP: Final = re.compile(rb"[0-9]+")
+# Issuer ranges: how a number begins, and how long it may be. The second line is Mastercard's.
+_ISSUERS: Final = re.compile(
+    rb"4(?:[0-9]{12}|[0-9]{15}|[0-9]{18})"  # Visa
+    rb"|(?:5[1-5][0-9]{2}|222[1-9]|22[3-9][0-9]|2[3-6][0-9]{2}|27[01][0-9]|2720)[0-9]{12}"
+    rb"|3[47][0-9]{13}"  # American Express
+    rb"|(?:6011|64[4-9][0-9]|65[0-9]{2})[0-9]{12,15}"  # Discover
+    rb"|3(?:0[0-5]|095|[689][0-9])[0-9]{11,16}"  # Diners Club
+    rb"|35(?:2[89]|[3-8][0-9])[0-9]{12,15}"  # JCB
+    rb"|(?:62|81)[0-9]{14,17}"  # UnionPay
+    rb"|220[0-4][0-9]{12,15}"  # Mir
+    rb"|(?:50[0-9]{2}|5[6-8][0-9]{2}|6[0-9]{3})[0-9]{9,15}"  # Maestro, RuPay
+)
+_CARD_GROUPS: Final = frozenset(
+    (
+        *((size,) for size in range(13, 20)),
+        *((4, 4, 4, size) for size in range(1, 5)),
+        *((4, 4, 4, 4, size) for size in range(1, 4)),
+        (4, 6, 5),
+        (4, 6, 4),
+        (4, 4, 5),
+        (8, 8),
+        (6, 13),
+    )
+)
+
+
+class Part(NamedTuple):
+    """A part of a run and what it is."""
+
+    type: str
+    start: int
+    end: int
+
+
+def is_card(digits: bytes) -> bool:
+    """Check a payment card's issuer and check digit."""
+    return (
+        _ISSUERS.fullmatch(digits) is not None and len(set(digits)) > _ONE_DIGIT and _luhn(digits)
+    )
+
+
+def _luhn(digits: bytes) -> bool:
+    total = sum(digits[-1::-2]) + sum(digits[-2::-2].translate(_DOUBLED))
+    return (total - ord("0") * len(digits)) % 10 == 0
+
+
+def is_ssn(text: bytes) -> bool:
+    """Check a US social security number against the ranges that were never given out."""
+    digits = text.decode()
+    return bool(ssn.is_valid(digits)) or bool(itin.is_valid(digits))
+
+
+def is_public_address(text: str) -> bool:
+    """Say whether an IP address is one of the Internet's, or stands for one in an example."""
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return address.is_global or any(
+        address.version == net.version and address in net for net in _EXAMPLES
+    )
+
+
+_EXAMPLES: Final = tuple(
+    ipaddress.ip_network(net)
+    for net in ("192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24", "2001:db8::/32")
+)
+
+
+def _national(module: Callable[[str], bool]) -> Callable[[bytes], bool]:
+    return lambda text: bool(module(text.decode()))
+
+
+def _is_ipv4(text: bytes) -> bool:
+    return is_public_address(text.decode())
+
+
+@lru_cache(maxsize=4096)
+def _is_phone(text: bytes) -> bool:
+    number = text.decode()
+    if number.startswith("00"):
+        number = "+" + number[2:]
+    try:
+        parsed = phonenumbers.parse(number, None)
+    except phonenumbers.NumberParseException:
+        return False
+    return bool(phonenumbers.is_valid_number(parsed))
+
+
+def _digits(check: Callable[[bytes], bool]) -> Callable[[bytes], bool]:
+    return lambda text: check(bytes(character for character in text if 48 <= character <= 57))  # noqa: PLR2004 - 0 to 9
+
+
+Check = Callable[[bytes], bool]
+_CARD: Final = ("CARD", _digits(is_card))
+# By the lengths of the groups and what stands between them.
+_BY_SHAPE: Final[dict[tuple[tuple[int, ...], bytes], tuple[tuple[str, Check], ...]]] = {
+    ((3, 2, 4), b"--"): (("SSN", is_ssn),),
+    ((3, 3, 3, 2), b"..-"): (("NATIONAL_ID", _national(cpf.is_valid)),),
+    ((3, 3, 3, 2), b"..."): (("NATIONAL_ID", _national(cpf.is_valid)),),
+    ((2, 2, 2, 3, 2), b"..-."): (("NATIONAL_ID", _national(nn.is_valid)),),
+    ((3, 4, 4, 2), b"..."): (("NATIONAL_ID", _national(ahv.is_valid)),),
+    ((13,), b""): (("NATIONAL_ID", _national(ahv.is_valid)),),
+    ((6, 4), b"-"): (("NATIONAL_ID", _national(personnummer.is_valid)),),
+    ((8, 4), b"-"): (("NATIONAL_ID", _national(personnummer.is_valid)),),
+    ((6, 5), b" "): (("NATIONAL_ID", _national(fodselsnummer.is_valid)),),
+    ((4, 4, 4), b"  "): (("NATIONAL_ID", _national(aadhaar.is_valid)),),
+    ((4, 4, 4), b"--"): (("NATIONAL_ID", _national(aadhaar.is_valid)),),
+    ((15,), b""): (("NATIONAL_ID", _national(nir.is_valid)),),
+    ((13, 2), b" "): (("NATIONAL_ID", _national(nir.is_valid)),),
+    ((1, 2, 2, 2, 3, 3, 2), b"      "): (("NATIONAL_ID", _national(nir.is_valid)),),
+    ((18,), b""): (("NATIONAL_ID", _national(ric.is_valid)),),
+    ((6, 7), b"-"): (("NATIONAL_ID", _national(rrn.is_valid)),),
+    ((3, 3, 3), b"--"): (("NATIONAL_ID", _national(sin.is_valid)),),
+    ((6, 4), b"/"): (("NATIONAL_ID", _national(rc.is_valid)),),
+    ((6, 3), b"/"): (("NATIONAL_ID", _national(rc.is_valid)),),
+    ((1, 4, 5, 2, 1), b"----"): (("NATIONAL_ID", _national(pin.is_valid)),),
+    ((6, 2, 4), b"--"): (("NATIONAL_ID", _national(nric.is_valid)),),
+    ((2, 3, 3, 1), b"..-"): (("NATIONAL_ID", _national(rut.is_valid)),),
+    ((1, 3, 3, 1), b"..-"): (("NATIONAL_ID", _national(rut.is_valid)),),
+}
+
+
+def parts(run: bytes, before: bytes, after: bytes) -> Iterator[Part]:
+    """Yield what a run of digits holds, from left to right, without overlaps.
+
+    Args:
+        run: digits, with separators between them and possibly a `+` in front.
+        before: the byte before it, if any.
+        after: the byte after it, if any.
+    """
+    groups = [match.span() for match in _GROUP.finditer(run)]
+    if after.isalpha() or after == b"_":
+        groups.pop()
+    if run[:1] == b"+" or run[:2] == b"00":
+        end = _phone_end(run, groups)
+        if end:
+            yield Part("PHONE", 0, end)
+            groups = [group for group in groups if group[0] >= end]
+    if not groups:
+        return
+    gaps = [run[left[1] : right[0]] for left, right in pairwise(groups)]
+    sizes = [end - start for start, end in groups]
+    outside = b"." if before == b"." and groups[0][0] == 0 else b""
+    first = 0
+    while first < len(groups):
+        width = 0
+        for last, checks in _plan(
+            tuple(sizes[first : first + _MOST_GROUPS]),
+            tuple(gaps[first : first + _MOST_GROUPS]),
+            outside,
+        ):
+            start, end = groups[first][0], groups[first + last][1]
+            kind = next((kind for kind, check in checks if check(run[start:end])), None)
+            if kind is not None:
+                yield Part(kind, start, end)
+                width = last
+                break
+        first += width + 1
+        outside = gaps[first - 1] if first <= len(gaps) else b""
+
+
+@lru_cache(maxsize=4096)
+def _plan(
+    sizes: tuple[int, ...], gaps: tuple[bytes, ...], outside: bytes
+) -> tuple[tuple[int, tuple[tuple[str, Check], ...]], ...]:
+    """Return up to which group a run of this shape may be something, and how to tell."""
+    if outside in _JOINING:
+        return ()
+    return tuple(
+        (last, checks)
+        for last in range(len(sizes) - 1, -1, -1)
+        if (last >= len(gaps) or gaps[last] not in _JOINING)
+        and (checks := _checks(sizes[: last + 1], gaps[:last]))
+    )
+
+
+def _checks(sizes: tuple[int, ...], gaps: tuple[bytes, ...]) -> tuple[tuple[str, Check], ...]:
+    between = b"".join(gaps) if all(len(gap) == 1 for gap in gaps) else b"?"
+    found = _BY_SHAPE.get((sizes, between), ())
+    if sizes in _CARD_GROUPS and len(set(gaps)) <= 1 and between.strip(b" .-") == b"":
+        return (_CARD, *found)
+    if len(sizes) == 4 and between == b"..." and max(sizes) <= 3:  # noqa: PLR2004 - a dotted quad
+        return (("IP_ADDRESS", _is_ipv4), *found)
+    return found
+
+
+def _phone_end(run: bytes, groups: list[tuple[int, int]]) -> int:
+    """Return where the longest telephone number at the beginning of a run ends; 0 for none."""
+    digits = 0
+    ends = []
+    for start, end in groups:
+        digits += end - start
+        if digits > _MOST_PHONE_DIGITS:
+            break
+        ends.append(end)
+    return next((end for end in reversed(ends) if _is_phone(run[:end])), 0)

@@ -1,0 +1,205 @@
+"""What is done about each type of personal data, and for whom.
+
+A policy is read from YAML, whole and strictly, or made of a few settings; callers are told apart by
+their tenant and roles. It is compiled when it is read, so that a request only looks it up.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Final, Literal, NoReturn
+
+import msgspec
+import re2
+
+from services.common import operator_file
+from services.common.operator_file import OperatorFileError
+from services.gateway.personal_data import TYPES
+from services.gateway.principal import Principal
+
+MAX_PATTERNS: Final = 200
+_LONGEST_PATTERN: Final = 1000
+
+
+class Action(StrEnum):
+    """What becomes of personal data of a type."""
+
+    REDACT = "redact"
+    PSEUDONYMIZE = "pseudonymize"
+    BLOCK = "block"
+    PASS = "pass"  # noqa: S105 - no password
+
+
+class PrivacyError(Exception):
+    """The policy is none; the message says where and what is allowed."""
+
+
+class BlockedPattern(msgspec.Struct, frozen=True):
+    """A pattern that no prompt may hold.
+
+    Args:
+        name: as the refusal names it.
+        matcher: RE2's.
+    """
+
+    name: str
+    matcher: re2._Regexp
+
+
+class Rules(msgspec.Struct, frozen=True):
+    """What applies to one caller.
+
+    Args:
+        actions: by type.
+        patterns: what no prompt may hold.
+    """
+
+    actions: Mapping[str, Action]
+    patterns: tuple[BlockedPattern, ...] = ()
+
+    @property
+    def restores(self) -> bool:
+        """Whether originals return to the caller."""
+        return Action.PSEUDONYMIZE in self.actions.values()
+
+
+class _Match(msgspec.Struct, forbid_unknown_fields=True):
+    tenants: list[str] = []
+    roles: list[str] = []
+
+    def fits(self, principal: Principal) -> bool:
+        return (not self.tenants or principal.tenant in self.tenants) and (
+            not self.roles or any(role in self.roles for role in principal.roles)
+        )
+
+
+_ActionText = Literal["redact", "pseudonymize", "block", "pass"]
+
+
+class _Pattern(msgspec.Struct, forbid_unknown_fields=True):
+    name: str
+    pattern: str
+    ignore_case: bool = False
+
+
+class _Rule(msgspec.Struct, forbid_unknown_fields=True):
+    match: _Match
+    default: _ActionText | None = None
+    types: dict[str, _ActionText] = {}
+
+
+class _File(msgspec.Struct, forbid_unknown_fields=True):
+    version: Literal[1]
+    default: _ActionText | None = None
+    types: dict[str, _ActionText] = {}
+    rules: list[_Rule] = []
+    blocked_patterns: list[_Pattern] = []
+
+
+class Policy:
+    """What applies to everybody.
+
+    Args:
+        base: what applies to callers whom no rule names.
+        rules: the first that fits a caller counts.
+        version: tells policies apart, for logs and records.
+    """
+
+    __slots__ = ("_base", "_rules", "version")
+
+    def __init__(
+        self, base: Rules, rules: tuple[tuple[_Match, Rules], ...] = (), version: str = ""
+    ) -> None:
+        """See the class."""
+        self._base = base
+        self._rules = rules
+        self.version = version
+
+    def rules(self, principal: Principal) -> Rules:
+        """Return what applies to a caller."""
+        for match, rules in self._rules:
+            if match.fits(principal):
+                return rules
+        return self._base
+
+
+def actions(
+    default: Action = Action.REDACT, types: Mapping[str, str] | None = None
+) -> dict[str, Action]:
+    """Return an action for each type.
+
+    Raises:
+        PrivacyError: a name is not a type's.
+    """
+    chosen = dict.fromkeys(TYPES, default)
+    for name, action in (types or {}).items():
+        if name.upper() not in chosen:
+            known = ", ".join(kind.lower() for kind in TYPES)
+            _fail(f"`types.{name}` is not a type; there are {known}")
+        try:
+            chosen[name.upper()] = Action(action)
+        except ValueError:
+            _fail(f"`types.{name}` must be one of {', '.join(Action)}")
+    return chosen
+
+
+REDACT_ALL: Final = Rules(actions())
+
+
+def parse(
+    text: bytes, default: Action = Action.REDACT, types: Mapping[str, str] | None = None
+) -> Policy:
+    """Return the policy of a file, which the settings only complete.
+
+    Args:
+        text: YAML.
+        default: what applies to types that the file does not name.
+        types: the settings' actions by type.
+
+    Raises:
+        PrivacyError: it is not a policy.
+    """
+    try:
+        file = operator_file.parse(text, _File)
+    except OperatorFileError as error:
+        raise PrivacyError(str(error)) from None
+    if len(file.blocked_patterns) > MAX_PATTERNS:
+        _fail(f"`blocked_patterns` must hold at most {MAX_PATTERNS}")
+    patterns = tuple(
+        _compiled(pattern, f"blocked_patterns[{index}]")
+        for index, pattern in enumerate(file.blocked_patterns)
+    )
+    first = Action(file.default) if file.default else default
+    own = {**(types or {}), **file.types}
+    rules = tuple(
+        (
+            rule.match,
+            Rules(actions(Action(rule.default), rule.types), patterns)
+            if rule.default
+            else Rules(actions(first, {**own, **rule.types}), patterns),
+        )
+        for rule in file.rules
+    )
+    version = hashlib.sha256(text).hexdigest()[:12]
+    return Policy(Rules(actions(first, own), patterns), rules, version)
+
+
+def _compiled(pattern: _Pattern, path: str) -> BlockedPattern:
+    if not pattern.name or len(pattern.name) > 64 or not pattern.name.isprintable():  # noqa: PLR2004 - a name
+        _fail(f"`{path}.name` must be 1 to 64 characters")
+    if not 1 <= len(pattern.pattern) <= _LONGEST_PATTERN:
+        _fail(f"`{path}.pattern` must be 1 to {_LONGEST_PATTERN} characters")
+    options = re2.Options()
+    options.log_errors = False
+    options.case_sensitive = not pattern.ignore_case
+    try:
+        matcher = re2.compile(pattern.pattern, options)
+    except re2.error:
+        _fail(f"`{path}.pattern` is not a pattern of RE2")
+    if matcher.search("") is not None:
+        _fail(f"`{path}.pattern` matches the empty text, so it would refuse every prompt")
+    return BlockedPattern(pattern.name, matcher)
+
+
+def _fail(problem: str) -> NoReturn:
+    raise PrivacyError(problem)
