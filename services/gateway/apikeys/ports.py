@@ -12,6 +12,10 @@ class KeysUnavailable(Exception):  # noqa: N818 - a state, like the error it lea
     """The store cannot be asked now, or what it says cannot be read here."""
 
 
+class KeyUnreadable(KeysUnavailable):
+    """The store has something that cannot be read here; nothing older may be taken for it."""
+
+
 class Changes(msgspec.Struct, frozen=True):
     """What has changed since a revision.
 

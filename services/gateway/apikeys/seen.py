@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from services.gateway.apikeys.key import ApiKey
-from services.gateway.apikeys.ports import KeysUnavailable
+from services.gateway.apikeys.ports import KeysUnavailable, KeyUnreadable
 
 MOST_FLOORS: Final = 1_000_000
 
@@ -69,6 +69,8 @@ class Seen:
         self, id_: str, found: ApiKey | KeysUnavailable | None
     ) -> ApiKey | KeysUnavailable | None:
         if isinstance(found, KeysUnavailable):
+            if isinstance(found, KeyUnreadable) and id_ in self._keys:
+                self._let_go(self._keys.pop(id_))
             return found
         seen = self._keys.get(id_)
         version = self.version(id_)

@@ -22,7 +22,13 @@ from services.common.valkey import (
 from services.common.valkey_link import Link
 from services.common.valkey_location import Location
 from services.gateway.apikeys.key import FORMAT, ApiKey
-from services.gateway.apikeys.ports import Changes, KeysUnavailable, Page, Written
+from services.gateway.apikeys.ports import (
+    Changes,
+    KeysUnavailable,
+    KeyUnreadable,
+    Page,
+    Written,
+)
 
 RECORD: Final = "wvk:{keys}:"
 CHANGES: Final = "wvk:{keys}.changes"
@@ -221,7 +227,7 @@ def _key(text: bytes | None) -> ApiKey | KeysUnavailable | None:
         found = msgspec.structs.replace(key, version=int(version))
         digests = [bytes.fromhex(secret.digest) for secret in key.secrets]
     except (msgspec.DecodeError, ValueError, UnicodeDecodeError):
-        return KeysUnavailable("a key cannot be read as the store has it")
+        return KeyUnreadable("a key cannot be read as the store has it")
     if found.format > FORMAT or not digests:
-        return KeysUnavailable("a key was written by a newer gateway")
+        return KeyUnreadable("a key was written by a newer gateway")
     return found
