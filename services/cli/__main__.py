@@ -21,6 +21,7 @@ COMMANDS = {
     "keys": "services.cli.keys",
     "audit": "services.cli.audit",
     "backup": "services.cli.backup",
+    "doctor": "services.cli.doctor",
     "envoy": "services.cli.envoy",
     "secrets": "services.cli.deployment_secrets",
 }

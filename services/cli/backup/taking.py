@@ -29,6 +29,7 @@ from services.cli.backup.settings import BackupSettings
 from services.cli.backup.shelf import Backup, Kind, Shelf
 from services.cli.backup.snapshot import Session, SnapshotError, session
 from services.cli.keys.options import settings_of
+from services.cli.rundir import RunDirectory
 from services.common.settings import load
 from services.common.valkey import Address, StoreUnavailable
 from services.common.valkey_settings import location
@@ -119,13 +120,17 @@ def side_store_command(  # noqa: PLR0913, PLR0917 - each is an option
 
 
 def store_address() -> Address:
-    """Return where the store is now.
+    """Return where the store is now: as REDIS_* say, or the one that `weaver up` runs here.
 
     Raises:
         SettingsError: a variable is bad.
         SnapshotError: no sentinel knows it.
     """
     settings = load(BackupSettings)
+    if not settings.store_is_named:
+        own = RunDirectory(settings.state_dir).sockets / "valkey.sock"
+        if own.is_socket():
+            settings = load(BackupSettings, redis_unix_socket=own)
 
     async def find() -> Address:
         place = location(settings, client="weaver-backup", timeout_s=_FIND_S)

@@ -30,7 +30,7 @@ app = typer.Typer()
 
 
 @dataclass
-class _Checked:
+class CheckedKey:
     """What is found of one key."""
 
     algorithm: str
@@ -54,7 +54,7 @@ def check_command(
     """
     settings = settings_of(directory)
     archive = archive_of(log)
-    found = [_check(source, settings, archive) for source in key_sources(settings)]
+    found = [check_key(source, settings, archive) for source in key_sources(settings)]
     good = not any(checked.problems for checked in found)
     if as_json:
         document = {"good": good, "keys": [asdict(checked) for checked in found]}
@@ -74,8 +74,9 @@ def check_command(
     raise typer.Exit(0 if good else 1)
 
 
-def _check(source: KeySource, settings: AuditSettings, archive: KeyArchive | None) -> _Checked:
-    checked = _Checked(source.algorithm, source.private.source)
+def check_key(source: KeySource, settings: AuditSettings, archive: KeyArchive | None) -> CheckedKey:
+    """Return what is found of a key: whether it can be used, here and now."""
+    checked = CheckedKey(source.algorithm, source.private.source)
     try:
         key = source.load()
     except KeyProblem as problem:
@@ -94,7 +95,7 @@ def _check(source: KeySource, settings: AuditSettings, archive: KeyArchive | Non
 
 
 def _check_environment(
-    checked: _Checked, key: LoadedKey, settings: AuditSettings, archive: KeyArchive | None
+    checked: CheckedKey, key: LoadedKey, settings: AuditSettings, archive: KeyArchive | None
 ) -> None:
     uses = FirstUses(settings.keys_path / FILE).find(
         checked.fingerprint, archive or KeyArchive(settings.log_origin)
@@ -108,7 +109,7 @@ def _check_environment(
 
 
 def _check_age(
-    checked: _Checked, key: LoadedKey, path: Path | None, archive: KeyArchive | None
+    checked: CheckedKey, key: LoadedKey, path: Path | None, archive: KeyArchive | None
 ) -> None:
     """Count from the first use, else from when it was made, else from the file's time."""
     terms = [] if archive is None else archive.terms(checked.fingerprint)
@@ -140,7 +141,7 @@ def _overdue(age: float) -> str:
     return f"{int(age)} days old; keys are replaced at {ROTATE_DAYS}: `weaver keys rotate`"
 
 
-def _check_places(checked: _Checked, path: Path | None, archive: KeyArchive | None) -> None:
+def _check_places(checked: CheckedKey, path: Path | None, archive: KeyArchive | None) -> None:
     if path is None:
         return
     mode = path.parent.stat().st_mode

@@ -1,0 +1,81 @@
+"""What serves: the front door, the services behind it, their versions, where telemetry goes."""
+
+import json
+import socket
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+from services.cli.doctor.finding import Finding
+from services.cli.doctor.surroundings import TIMEOUT_S, Scrape, Surroundings
+
+_OK = 200
+_VERSIONS = ("weaver_build_info", "weaver_info")
+_OTLP = {"http": 4317, "https": 443}
+
+
+def front_door(around: Surroundings) -> Iterator[Finding]:
+    """Ask the front door how everything is."""
+    host, port = around.front
+    try:
+        answer = around.ask_front("/health")
+        report = json.loads(answer.body)
+        status, parts = str(report["status"]), dict(report["dependencies"])
+    except OSError as error:
+        what = f"the front door {host}:{port} does not answer: {error}"
+        act = "look at Envoy: does it run, and is its certificate valid?"
+        yield Finding("front door", "bad", what, act, "alerts/ServiceDown.md")
+        return
+    except (ValueError, KeyError, TypeError):
+        what = f"the front door {host}:{port} answers, and not with a report ({answer.status})"
+        yield Finding("front door", "bad", what, "is a gateway up?", "alerts/ServiceDown.md")
+        return
+    good = answer.status == _OK and status == "ok"
+    what = f"the front door {host}:{port} says {status}"
+    act = "" if good else "the lines below say what is down"
+    yield Finding("front door", "good" if good else "bad", what, act, "" if good else "health.md")
+    for name, state in sorted(parts.items()):
+        if state != "ok":
+            act = "its line in the page says what to do"
+            yield Finding("front door", "bad", f"{name} is {state}", act, "health.md")
+
+
+def services(around: Surroundings) -> Iterator[Finding]:
+    """Say which services tell of themselves, and whether all are of one version."""
+    versions: dict[str, set[str]] = {}
+    for name, found in around.scrapes.items():
+        if not isinstance(found, Scrape):
+            what = f"{name} does not tell of itself: {found}"
+            act = "start it, or say where its metrics are: --metrics SERVICE=HOST:PORT"
+            yield Finding("services", "unknown", what, act, "alerts/ServiceDown.md")
+            continue
+        for metric in _VERSIONS:
+            for sample in found.samples.get(metric, []):
+                versions.setdefault(sample.labels.get("version", "unknown"), set()).add(name)
+    if len(versions) > 1:
+        said = "; ".join(
+            f"{version}: {', '.join(sorted(who))}" for version, who in versions.items()
+        )
+        what = f"not all services are of one version ({said})"
+        act = "finish the roll-out, or roll back"
+        yield Finding("services", "warning", what, act, "deploy.md")
+    for version, who in versions.items():
+        if len(versions) == 1:
+            yield Finding("services", "good", f"{', '.join(sorted(who))} are of version {version}")
+
+
+def telemetry(around: Surroundings) -> Iterator[Finding]:
+    """Say whether the collector can be reached, where one is used."""
+    if not around.edge.telemetry_enabled:
+        yield Finding("telemetry", "good", "no traces are sent (WEAVER_TELEMETRY_ENABLED)")
+        return
+    endpoint = around.edge.telemetry_endpoint
+    parts = urlsplit(endpoint if "//" in endpoint else f"//{endpoint}")
+    host, port = parts.hostname or "", parts.port or _OTLP.get(parts.scheme, 4318)
+    try:
+        socket.create_connection((host, port), timeout=TIMEOUT_S).close()
+    except OSError as error:
+        what = f"the collector {host}:{port} cannot be reached: {error.strerror or error}"
+        act = "requests do not depend on it; traces of this time are lost beyond the queues"
+        yield Finding("telemetry", "warning", what, act, "alerts/CollectorDown.md")
+        return
+    yield Finding("telemetry", "good", f"the collector {host}:{port} can be reached")
