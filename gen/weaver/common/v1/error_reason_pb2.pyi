@@ -82,6 +82,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """What is asked for was erased on purpose."""
     ERROR_REASON_CONTEXT_LENGTH_EXCEEDED: _ErrorReason.ValueType  # 29
     """The prompt is longer than the model's context."""
+    ERROR_REASON_MISTYPED_CREDENTIAL: _ErrorReason.ValueType  # 30
+    """The API key was mistyped or cut: its checksum does not fit."""
+    ERROR_REASON_DISABLED_CREDENTIAL: _ErrorReason.ValueType  # 31
+    """The API key is disabled."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """ErrorReason is the stable, machine-readable cause of an error.
@@ -150,4 +154,8 @@ ERROR_REASON_ERASED: ErrorReason.ValueType  # 28
 """What is asked for was erased on purpose."""
 ERROR_REASON_CONTEXT_LENGTH_EXCEEDED: ErrorReason.ValueType  # 29
 """The prompt is longer than the model's context."""
+ERROR_REASON_MISTYPED_CREDENTIAL: ErrorReason.ValueType  # 30
+"""The API key was mistyped or cut: its checksum does not fit."""
+ERROR_REASON_DISABLED_CREDENTIAL: ErrorReason.ValueType  # 31
+"""The API key is disabled."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

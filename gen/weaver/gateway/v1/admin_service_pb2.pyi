@@ -5,6 +5,7 @@ isort:skip_file
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 import builtins as _builtins
@@ -19,6 +20,56 @@ else:
 DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
+class ApiKeyLimits(_message.Message):
+    """ApiKeyLimits are the limits that a key has of its own; 0 leaves what holds for everybody.
+
+    Each takes the place of the deployment's limit of its kind for single callers, be it tighter or
+    wider. The ceilings of tenants, roles, models and of all callers hold beside them.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUESTS_PER_SECOND_FIELD_NUMBER: _builtins.int
+    BURST_FIELD_NUMBER: _builtins.int
+    TOKENS_PER_MINUTE_FIELD_NUMBER: _builtins.int
+    TOKENS_PER_DAY_FIELD_NUMBER: _builtins.int
+    COST_MICROS_PER_DAY_FIELD_NUMBER: _builtins.int
+    COST_MICROS_PER_MONTH_FIELD_NUMBER: _builtins.int
+    CONCURRENCY_FIELD_NUMBER: _builtins.int
+    requests_per_second: _builtins.float
+    """Requests per second in the long run."""
+    burst: _builtins.int
+    """Requests at once after a pause; 0 for as many as come back in a second."""
+    tokens_per_minute: _builtins.int
+    """Tokens of prompts and answers per minute."""
+    tokens_per_day: _builtins.int
+    """Tokens per calendar day (UTC)."""
+    cost_micros_per_day: _builtins.int
+    """Money per calendar day (UTC), in millionths."""
+    cost_micros_per_month: _builtins.int
+    """Money per calendar month (UTC), in millionths."""
+    concurrency: _builtins.int
+    """Requests in flight."""
+    def __init__(
+        self,
+        *,
+        requests_per_second: _builtins.float = ...,
+        burst: _builtins.int = ...,
+        tokens_per_minute: _builtins.int = ...,
+        tokens_per_day: _builtins.int = ...,
+        cost_micros_per_day: _builtins.int = ...,
+        cost_micros_per_month: _builtins.int = ...,
+        concurrency: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["burst", b"burst", "concurrency", b"concurrency", "cost_micros_per_day", b"cost_micros_per_day", "cost_micros_per_month", b"cost_micros_per_month", "requests_per_second", b"requests_per_second", "tokens_per_day", b"tokens_per_day", "tokens_per_minute", b"tokens_per_minute"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ApiKeyLimits: _TypeAlias = ApiKeyLimits  # noqa: Y015
+
+@_typing.final
 class CreateApiKeyRequest(_message.Message):
     """CreateApiKeyRequest says what a new API key may do."""
 
@@ -29,19 +80,24 @@ class CreateApiKeyRequest(_message.Message):
     ROLES_FIELD_NUMBER: _builtins.int
     MODELS_FIELD_NUMBER: _builtins.int
     TIME_TO_LIVE_SECONDS_FIELD_NUMBER: _builtins.int
+    LIMITS_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
-    """The tenant that the key belongs to."""
+    """The tenant that the key belongs to; empty for the deployment's default."""
     owner: _builtins.str
     """Who answers for the key: a person or a team, as free text of at most 256 characters."""
     time_to_live_seconds: _builtins.int
     """How long it is accepted, in seconds; 0 for without end."""
     @_builtins.property
     def roles(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The roles that it has."""
+        """The roles that it has; empty for `user`."""
 
     @_builtins.property
     def models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The models that it may use, as patterns; empty for those of its roles."""
+
+    @_builtins.property
+    def limits(self) -> Global___ApiKeyLimits:
+        """Its own limits."""
 
     def __init__(
         self,
@@ -51,10 +107,11 @@ class CreateApiKeyRequest(_message.Message):
         roles: _abc.Iterable[_builtins.str] | None = ...,
         models: _abc.Iterable[_builtins.str] | None = ...,
         time_to_live_seconds: _builtins.int = ...,
+        limits: Global___ApiKeyLimits | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["models", b"models", "owner", b"owner", "roles", b"roles", "tenant", b"tenant", "time_to_live_seconds", b"time_to_live_seconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits", "models", b"models", "owner", b"owner", "roles", b"roles", "tenant", b"tenant", "time_to_live_seconds", b"time_to_live_seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -69,22 +126,30 @@ class ListApiKeysRequest(_message.Message):
     TENANT_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    OWNER_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
     """Keys of this tenant; empty for all."""
     page_size: _builtins.int
     """At most this many; default 100, at most 1,000."""
     page_token: _builtins.str
     """From the last response; empty for the first page."""
+    owner: _builtins.str
+    """Keys that this owner answers for; empty for all."""
+    state: _builtins.str
+    """Keys that are `active`, `disabled` or `expired`; empty for all."""
     def __init__(
         self,
         *,
         tenant: _builtins.str = ...,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        owner: _builtins.str = ...,
+        state: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["owner", b"owner", "page_size", b"page_size", "page_token", b"page_token", "state", b"state", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -135,6 +200,82 @@ class DisableApiKeyRequest(_message.Message):
 Global___DisableApiKeyRequest: _TypeAlias = DisableApiKeyRequest  # noqa: Y015
 
 @_typing.final
+class EnableApiKeyRequest(_message.Message):
+    """EnableApiKeyRequest names an API key."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """Its id."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EnableApiKeyRequest: _TypeAlias = EnableApiKeyRequest  # noqa: Y015
+
+@_typing.final
+class UpdateApiKeyRequest(_message.Message):
+    """UpdateApiKeyRequest says what is to change of an API key."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    OWNER_FIELD_NUMBER: _builtins.int
+    ROLES_FIELD_NUMBER: _builtins.int
+    MODELS_FIELD_NUMBER: _builtins.int
+    TIME_TO_LIVE_SECONDS_FIELD_NUMBER: _builtins.int
+    LIMITS_FIELD_NUMBER: _builtins.int
+    UPDATE_MASK_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """Its id."""
+    owner: _builtins.str
+    """Who answers for the key."""
+    time_to_live_seconds: _builtins.int
+    """How long it is accepted from now on, in seconds; 0 for without end."""
+    @_builtins.property
+    def roles(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The roles that it has."""
+
+    @_builtins.property
+    def models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The models that it may use, as patterns; empty for those of its roles."""
+
+    @_builtins.property
+    def limits(self) -> Global___ApiKeyLimits:
+        """Its own limits, all of them."""
+
+    @_builtins.property
+    def update_mask(self) -> _field_mask_pb2.FieldMask:
+        """Which of these fields are to change, by name; the others stay. Never empty."""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        owner: _builtins.str = ...,
+        roles: _abc.Iterable[_builtins.str] | None = ...,
+        models: _abc.Iterable[_builtins.str] | None = ...,
+        time_to_live_seconds: _builtins.int = ...,
+        limits: Global___ApiKeyLimits | None = ...,
+        update_mask: _field_mask_pb2.FieldMask | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits", "update_mask", b"update_mask"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "limits", b"limits", "models", b"models", "owner", b"owner", "roles", b"roles", "time_to_live_seconds", b"time_to_live_seconds", "update_mask", b"update_mask"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateApiKeyRequest: _TypeAlias = UpdateApiKeyRequest  # noqa: Y015
+
+@_typing.final
 class RotateApiKeyRequest(_message.Message):
     """RotateApiKeyRequest names an API key."""
 
@@ -142,19 +283,23 @@ class RotateApiKeyRequest(_message.Message):
 
     ID_FIELD_NUMBER: _builtins.int
     OVERLAP_SECONDS_FIELD_NUMBER: _builtins.int
+    WITHOUT_OVERLAP_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Its id."""
     overlap_seconds: _builtins.int
-    """How long the old key is accepted beside the new one, in seconds; default one day."""
+    """How long the old secret is accepted beside the new one, in seconds; 0 for one day."""
+    without_overlap: _builtins.bool
+    """Whether the old secret is refused at once."""
     def __init__(
         self,
         *,
         id: _builtins.str = ...,
         overlap_seconds: _builtins.int = ...,
+        without_overlap: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "overlap_seconds", b"overlap_seconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "overlap_seconds", b"overlap_seconds", "without_overlap", b"without_overlap"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -56,9 +56,19 @@ class AdminServiceStub:
                 request_serializer=weaver_dot_gateway_dot_v1_dot_admin__service__pb2.GetApiKeyRequest.SerializeToString,
                 response_deserializer=google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
                 _registered_method=True)
+        self.UpdateApiKey = channel.unary_unary(
+                '/weaver.gateway.v1.AdminService/UpdateApiKey',
+                request_serializer=weaver_dot_gateway_dot_v1_dot_admin__service__pb2.UpdateApiKeyRequest.SerializeToString,
+                response_deserializer=google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
+                _registered_method=True)
         self.DisableApiKey = channel.unary_unary(
                 '/weaver.gateway.v1.AdminService/DisableApiKey',
                 request_serializer=weaver_dot_gateway_dot_v1_dot_admin__service__pb2.DisableApiKeyRequest.SerializeToString,
+                response_deserializer=google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
+                _registered_method=True)
+        self.EnableApiKey = channel.unary_unary(
+                '/weaver.gateway.v1.AdminService/EnableApiKey',
+                request_serializer=weaver_dot_gateway_dot_v1_dot_admin__service__pb2.EnableApiKeyRequest.SerializeToString,
                 response_deserializer=google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
                 _registered_method=True)
         self.RotateApiKey = channel.unary_unary(
@@ -114,8 +124,26 @@ class AdminServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def UpdateApiKey(self, request, context):
+        """Changes what an API key may do, or who answers for it; its secrets stay as they are.
+
+        Errors: as for every method, and NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def DisableApiKey(self, request, context):
-        """Disables an API key; it stays listed.
+        """Disables an API key; it stays listed, and is refused everywhere within a second.
+
+        Errors: as for every method, and NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EnableApiKey(self, request, context):
+        """Enables an API key that was disabled.
 
         Errors: as for every method, and NOT_FOUND.
         """
@@ -124,7 +152,9 @@ class AdminServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RotateApiKey(self, request, context):
-        """Gives an API key a successor; both are accepted until the overlap is over.
+        """Gives an API key a new secret, shown this once; the old one is accepted until the overlap is over.
+
+        The key keeps its id, so its limits, its usage and its records stay its own.
 
         Errors: as for every method, and NOT_FOUND.
         """
@@ -168,9 +198,19 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     request_deserializer=weaver_dot_gateway_dot_v1_dot_admin__service__pb2.GetApiKeyRequest.FromString,
                     response_serializer=google_dot_api_dot_httpbody__pb2.HttpBody.SerializeToString,
             ),
+            'UpdateApiKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateApiKey,
+                    request_deserializer=weaver_dot_gateway_dot_v1_dot_admin__service__pb2.UpdateApiKeyRequest.FromString,
+                    response_serializer=google_dot_api_dot_httpbody__pb2.HttpBody.SerializeToString,
+            ),
             'DisableApiKey': grpc.unary_unary_rpc_method_handler(
                     servicer.DisableApiKey,
                     request_deserializer=weaver_dot_gateway_dot_v1_dot_admin__service__pb2.DisableApiKeyRequest.FromString,
+                    response_serializer=google_dot_api_dot_httpbody__pb2.HttpBody.SerializeToString,
+            ),
+            'EnableApiKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.EnableApiKey,
+                    request_deserializer=weaver_dot_gateway_dot_v1_dot_admin__service__pb2.EnableApiKeyRequest.FromString,
                     response_serializer=google_dot_api_dot_httpbody__pb2.HttpBody.SerializeToString,
             ),
             'RotateApiKey': grpc.unary_unary_rpc_method_handler(
@@ -287,6 +327,33 @@ class AdminService:
             _registered_method=True)
 
     @staticmethod
+    def UpdateApiKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/weaver.gateway.v1.AdminService/UpdateApiKey',
+            weaver_dot_gateway_dot_v1_dot_admin__service__pb2.UpdateApiKeyRequest.SerializeToString,
+            google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def DisableApiKey(request,
             target,
             options=(),
@@ -302,6 +369,33 @@ class AdminService:
             target,
             '/weaver.gateway.v1.AdminService/DisableApiKey',
             weaver_dot_gateway_dot_v1_dot_admin__service__pb2.DisableApiKeyRequest.SerializeToString,
+            google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EnableApiKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/weaver.gateway.v1.AdminService/EnableApiKey',
+            weaver_dot_gateway_dot_v1_dot_admin__service__pb2.EnableApiKeyRequest.SerializeToString,
             google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
             options,
             channel_credentials,

@@ -55,13 +55,25 @@ class AdminServiceStub:
 
     Errors: as for every method, and NOT_FOUND.
     """
+    UpdateApiKey: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.UpdateApiKeyRequest, _httpbody_pb2.HttpBody]
+    """Changes what an API key may do, or who answers for it; its secrets stay as they are.
+
+    Errors: as for every method, and NOT_FOUND.
+    """
     DisableApiKey: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.DisableApiKeyRequest, _httpbody_pb2.HttpBody]
-    """Disables an API key; it stays listed.
+    """Disables an API key; it stays listed, and is refused everywhere within a second.
+
+    Errors: as for every method, and NOT_FOUND.
+    """
+    EnableApiKey: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.EnableApiKeyRequest, _httpbody_pb2.HttpBody]
+    """Enables an API key that was disabled.
 
     Errors: as for every method, and NOT_FOUND.
     """
     RotateApiKey: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.RotateApiKeyRequest, _httpbody_pb2.HttpBody]
-    """Gives an API key a successor; both are accepted until the overlap is over.
+    """Gives an API key a new secret, shown this once; the old one is accepted until the overlap is over.
+
+    The key keeps its id, so its limits, its usage and its records stay its own.
 
     Errors: as for every method, and NOT_FOUND.
     """
@@ -102,13 +114,25 @@ class AdminServiceAsyncStub(AdminServiceStub):
 
     Errors: as for every method, and NOT_FOUND.
     """
+    UpdateApiKey: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.UpdateApiKeyRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
+    """Changes what an API key may do, or who answers for it; its secrets stay as they are.
+
+    Errors: as for every method, and NOT_FOUND.
+    """
     DisableApiKey: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.DisableApiKeyRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
-    """Disables an API key; it stays listed.
+    """Disables an API key; it stays listed, and is refused everywhere within a second.
+
+    Errors: as for every method, and NOT_FOUND.
+    """
+    EnableApiKey: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.EnableApiKeyRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
+    """Enables an API key that was disabled.
 
     Errors: as for every method, and NOT_FOUND.
     """
     RotateApiKey: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.RotateApiKeyRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
-    """Gives an API key a successor; both are accepted until the overlap is over.
+    """Gives an API key a new secret, shown this once; the old one is accepted until the overlap is over.
+
+    The key keeps its id, so its limits, its usage and its records stay its own.
 
     Errors: as for every method, and NOT_FOUND.
     """
@@ -166,12 +190,34 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def UpdateApiKey(
+        self,
+        request: _admin_service_pb2.UpdateApiKeyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_httpbody_pb2.HttpBody, _abc.Awaitable[_httpbody_pb2.HttpBody]]:
+        """Changes what an API key may do, or who answers for it; its secrets stay as they are.
+
+        Errors: as for every method, and NOT_FOUND.
+        """
+
+    @_abc_1.abstractmethod
     def DisableApiKey(
         self,
         request: _admin_service_pb2.DisableApiKeyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_httpbody_pb2.HttpBody, _abc.Awaitable[_httpbody_pb2.HttpBody]]:
-        """Disables an API key; it stays listed.
+        """Disables an API key; it stays listed, and is refused everywhere within a second.
+
+        Errors: as for every method, and NOT_FOUND.
+        """
+
+    @_abc_1.abstractmethod
+    def EnableApiKey(
+        self,
+        request: _admin_service_pb2.EnableApiKeyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_httpbody_pb2.HttpBody, _abc.Awaitable[_httpbody_pb2.HttpBody]]:
+        """Enables an API key that was disabled.
 
         Errors: as for every method, and NOT_FOUND.
         """
@@ -182,7 +228,9 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_service_pb2.RotateApiKeyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_httpbody_pb2.HttpBody, _abc.Awaitable[_httpbody_pb2.HttpBody]]:
-        """Gives an API key a successor; both are accepted until the overlap is over.
+        """Gives an API key a new secret, shown this once; the old one is accepted until the overlap is over.
+
+        The key keeps its id, so its limits, its usage and its records stay its own.
 
         Errors: as for every method, and NOT_FOUND.
         """

@@ -144,6 +144,56 @@ UNIT_CONCURRENCY: Unit.ValueType  # 4
 Global___Unit: _TypeAlias = Unit  # noqa: Y015
 
 @_typing.final
+class OwnLimits(_message.Message):
+    """OwnLimits are the limits of one principal alone; 0 leaves the policy's.
+
+    Each takes the place of the rule of its name in the scope `principal`: `requests`,
+    `tokens_per_minute`, `tokens_per_day`, `cost_per_day`, `cost_per_month`, `concurrency`.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUESTS_PER_SECOND_FIELD_NUMBER: _builtins.int
+    BURST_FIELD_NUMBER: _builtins.int
+    TOKENS_PER_MINUTE_FIELD_NUMBER: _builtins.int
+    TOKENS_PER_DAY_FIELD_NUMBER: _builtins.int
+    COST_MICROS_PER_DAY_FIELD_NUMBER: _builtins.int
+    COST_MICROS_PER_MONTH_FIELD_NUMBER: _builtins.int
+    CONCURRENCY_FIELD_NUMBER: _builtins.int
+    requests_per_second: _builtins.float
+    """Requests per second in the long run."""
+    burst: _builtins.int
+    """Requests at once; 0 for as many as come back in a second."""
+    tokens_per_minute: _builtins.int
+    """Tokens per minute."""
+    tokens_per_day: _builtins.int
+    """Tokens per calendar day (UTC)."""
+    cost_micros_per_day: _builtins.int
+    """Money per calendar day (UTC), in millionths."""
+    cost_micros_per_month: _builtins.int
+    """Money per calendar month (UTC), in millionths."""
+    concurrency: _builtins.int
+    """Requests in flight."""
+    def __init__(
+        self,
+        *,
+        requests_per_second: _builtins.float = ...,
+        burst: _builtins.int = ...,
+        tokens_per_minute: _builtins.int = ...,
+        tokens_per_day: _builtins.int = ...,
+        cost_micros_per_day: _builtins.int = ...,
+        cost_micros_per_month: _builtins.int = ...,
+        concurrency: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["burst", b"burst", "concurrency", b"concurrency", "cost_micros_per_day", b"cost_micros_per_day", "cost_micros_per_month", b"cost_micros_per_month", "requests_per_second", b"requests_per_second", "tokens_per_day", b"tokens_per_day", "tokens_per_minute", b"tokens_per_minute"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OwnLimits: _TypeAlias = OwnLimits  # noqa: Y015
+
+@_typing.final
 class ReserveRequest(_message.Message):
     """ReserveRequest asks for one request's share of every limit."""
 
@@ -156,6 +206,7 @@ class ReserveRequest(_message.Message):
     TOKENS_FIELD_NUMBER: _builtins.int
     COST_MICROS_FIELD_NUMBER: _builtins.int
     TIME_TO_LIVE_FIELD_NUMBER: _builtins.int
+    OWN_LIMITS_FIELD_NUMBER: _builtins.int
     reservation_id: _builtins.bytes
     """16 random bytes chosen by the caller. Repeating those of an admitted request repeats the verdict
     and charges nothing, up to 10 s after settling; a refused one was charged nothing and is decided
@@ -177,6 +228,10 @@ class ReserveRequest(_message.Message):
     def time_to_live(self) -> _duration_pb2.Duration:
         """How long the reservation lives without `Renew`; default 60 s, at most 1 h."""
 
+    @_builtins.property
+    def own_limits(self) -> Global___OwnLimits:
+        """The limits that the principal brings along; those of the reservation in every later call."""
+
     def __init__(
         self,
         *,
@@ -187,10 +242,11 @@ class ReserveRequest(_message.Message):
         tokens: _builtins.int = ...,
         cost_micros: _builtins.int = ...,
         time_to_live: _duration_pb2.Duration | None = ...,
+        own_limits: Global___OwnLimits | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["principal", b"principal", "time_to_live", b"time_to_live"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["own_limits", b"own_limits", "principal", b"principal", "time_to_live", b"time_to_live"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cost_micros", b"cost_micros", "model", b"model", "principal", b"principal", "requests", b"requests", "reservation_id", b"reservation_id", "time_to_live", b"time_to_live", "tokens", b"tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cost_micros", b"cost_micros", "model", b"model", "own_limits", b"own_limits", "principal", b"principal", "requests", b"requests", "reservation_id", b"reservation_id", "time_to_live", b"time_to_live", "tokens", b"tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -391,6 +447,7 @@ class SettleRequest(_message.Message):
     USAGE_FIELD_NUMBER: _builtins.int
     COST_MICROS_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
+    OWN_LIMITS_FIELD_NUMBER: _builtins.int
     reservation_id: _builtins.bytes
     """The reservation's id."""
     cost_micros: _builtins.int
@@ -407,6 +464,10 @@ class SettleRequest(_message.Message):
     def usage(self) -> _usage_pb2.Usage:
         """What was used; unset frees the bound and keeps the request charged."""
 
+    @_builtins.property
+    def own_limits(self) -> Global___OwnLimits:
+        """The limits that the principal brings along; those of the reservation in every later call."""
+
     def __init__(
         self,
         *,
@@ -415,10 +476,11 @@ class SettleRequest(_message.Message):
         usage: _usage_pb2.Usage | None = ...,
         cost_micros: _builtins.int = ...,
         model: _builtins.str = ...,
+        own_limits: Global___OwnLimits | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["principal", b"principal", "usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["own_limits", b"own_limits", "principal", b"principal", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cost_micros", b"cost_micros", "model", b"model", "principal", b"principal", "reservation_id", b"reservation_id", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cost_micros", b"cost_micros", "model", b"model", "own_limits", b"own_limits", "principal", b"principal", "reservation_id", b"reservation_id", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -518,6 +580,7 @@ class RenewRequest(_message.Message):
     PRINCIPAL_FIELD_NUMBER: _builtins.int
     TIME_TO_LIVE_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
+    OWN_LIMITS_FIELD_NUMBER: _builtins.int
     reservation_id: _builtins.bytes
     """The reservation's id."""
     model: _builtins.str
@@ -530,6 +593,10 @@ class RenewRequest(_message.Message):
     def time_to_live(self) -> _duration_pb2.Duration:
         """How long from now; default 60 s, at most 1 h."""
 
+    @_builtins.property
+    def own_limits(self) -> Global___OwnLimits:
+        """The limits that the principal brings along; those of the reservation in every later call."""
+
     def __init__(
         self,
         *,
@@ -537,10 +604,11 @@ class RenewRequest(_message.Message):
         principal: _identity_pb2.Principal | None = ...,
         time_to_live: _duration_pb2.Duration | None = ...,
         model: _builtins.str = ...,
+        own_limits: Global___OwnLimits | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["principal", b"principal", "time_to_live", b"time_to_live"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["own_limits", b"own_limits", "principal", b"principal", "time_to_live", b"time_to_live"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "principal", b"principal", "reservation_id", b"reservation_id", "time_to_live", b"time_to_live"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "own_limits", b"own_limits", "principal", b"principal", "reservation_id", b"reservation_id", "time_to_live", b"time_to_live"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -628,21 +696,27 @@ class PeekRequest(_message.Message):
 
     PRINCIPAL_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
+    OWN_LIMITS_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """The public model name, for rules per model; empty for none."""
     @_builtins.property
     def principal(self) -> _identity_pb2.Principal:
         """Whose limits to read."""
 
+    @_builtins.property
+    def own_limits(self) -> Global___OwnLimits:
+        """The limits that the principal brings along; those of the reservation in every later call."""
+
     def __init__(
         self,
         *,
         principal: _identity_pb2.Principal | None = ...,
         model: _builtins.str = ...,
+        own_limits: Global___OwnLimits | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["principal", b"principal"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["own_limits", b"own_limits", "principal", b"principal"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "principal", b"principal"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "own_limits", b"own_limits", "principal", b"principal"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -688,21 +762,27 @@ class GetUsageRequest(_message.Message):
 
     PRINCIPAL_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
+    OWN_LIMITS_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """The public model name, for rules per model; empty for every rule that is not one model's."""
     @_builtins.property
     def principal(self) -> _identity_pb2.Principal:
         """Whose usage to read."""
 
+    @_builtins.property
+    def own_limits(self) -> Global___OwnLimits:
+        """The limits that the principal brings along; those of the reservation in every later call."""
+
     def __init__(
         self,
         *,
         principal: _identity_pb2.Principal | None = ...,
         model: _builtins.str = ...,
+        own_limits: Global___OwnLimits | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["principal", b"principal"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["own_limits", b"own_limits", "principal", b"principal"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "principal", b"principal"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "own_limits", b"own_limits", "principal", b"principal"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
