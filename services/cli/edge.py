@@ -13,7 +13,7 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from services.cli import own_replies
+from services.cli import edge_tracing, own_replies
 from services.cli.cors import cors_policy
 from services.cli.own_replies import overwriting
 from services.cli.settings import EdgeSettings, Target
@@ -142,6 +142,7 @@ def _conditions(settings: EdgeSettings, target: Target) -> frozenset[str]:
         "addresses": settings.address_rps,
         "cors": settings.cors_origins,
         "nowhere": settings.address_rps or settings.cors_origins,
+        "traces": settings.telemetry_enabled,
     }
     chosen = {name for name, value in optional.items() if value}
     return frozenset({"unix" if target == "local" else "mtls", *chosen})
@@ -162,7 +163,10 @@ def _values(settings: EdgeSettings, target: Target, directory: Path) -> dict[str
     silence_s = max(settings.stream_idle_timeout_ms, settings.request_timeout_ms) / 1000
     silence_s += SILENCE_MARGIN_S
     buffer = settings.request_max_bytes + BUFFER_SLACK
+    traces = settings.telemetry_enabled
     return {
+        "traces_provider": edge_tracing.provider(settings) if traces else None,
+        "collector_cluster": edge_tracing.cluster(settings) if traces else None,
         "front_host": front_host,
         "front_port": front_port,
         "admin_host": admin_host,

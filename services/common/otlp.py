@@ -5,11 +5,13 @@ The exporters are OpenTelemetry's own, so their variables for headers and certif
 imported when they are needed: most processes run without a collector.
 """
 
+import os
+import socket
 from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from services.common.settings import SettingsError
+from services.common.settings import CommonSettings, SettingsError
 
 OTLP_GRPC_PORT: Final = 4317
 EXPORT_TIMEOUT_S: Final = 3
@@ -108,3 +110,14 @@ def metric_exporter(where: Endpoint) -> Any:  # noqa: ANN401 - an SDK type, impo
     )
 
     return HTTPMetricExporter(endpoint=where.url("metrics"), timeout=EXPORT_TIMEOUT_S)
+
+
+def resource(settings: CommonSettings, name: str) -> dict[str, str]:
+    """Return what says of whom spans and metrics are."""
+    return {
+        "service.namespace": settings.otel_service_name,
+        "service.name": f"{settings.otel_service_name}-{name}",
+        "service.version": settings.otel_service_version,
+        "service.instance.id": f"{socket.gethostname()}-{os.getpid()}",
+        "deployment.environment.name": settings.environment,
+    }

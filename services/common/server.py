@@ -157,6 +157,7 @@ async def start_server(  # noqa: PLR0913 - each is a decision of the host
                 component.name,
                 trusted=listener.kind is not Kind.PUBLIC,
                 tracing=tracing,
+                begins=listener.kind is not Kind.NEIGHBOUR,
             ),
             AccessLog(),
             Errors(calls),

@@ -10,10 +10,8 @@ asked first decides, Envoy or the service whose listener a caller reached, and t
 """
 
 import asyncio
-import os
 import random
 import re
-import socket
 import threading
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
@@ -38,7 +36,7 @@ from opentelemetry.trace import (
 from prometheus_client import CollectorRegistry
 
 from services.common import logs
-from services.common.otlp import EXPORT_TIMEOUT_S, endpoint, span_exporter
+from services.common.otlp import EXPORT_TIMEOUT_S, endpoint, resource, span_exporter
 from services.common.settings import CommonSettings
 
 _FAULTS: Final = frozenset(
@@ -104,25 +102,37 @@ class Tracing:
         self._bound = round(ratio * (1 << 64))
         self._callers_decide = callers_decide
 
-    def _sampled(self, found: re.Match[str] | None, *, trusted: bool) -> bool:
+    def _sampled(self, found: re.Match[str] | None, *, trusted: bool, begins: bool) -> bool:
         if found is None:
-            return random.random() < self._ratio  # noqa: S311 - a share, not a secret
+            return begins and random.random() < self._ratio  # noqa: S311 - a share, not a secret
         if trusted or self._callers_decide:
             return bool(int(found[3], 16) & 1)
         # By the trace's own id, so that all who are asked decide alike.
         return int(found[1][16:], 16) < self._bound
 
     def begin(
-        self, path: str, metadata: Iterable[tuple[str, Any]], *, trusted: bool
+        self,
+        path: str,
+        metadata: Iterable[tuple[str, Any]],
+        *,
+        trusted: bool,
+        begins: bool = True,
     ) -> Scope | None:
-        """Begin the span of a call that came in; None if it is not sampled."""
+        """Begin the span of a call that came in; None if it is not sampled.
+
+        Args:
+            path: the method.
+            metadata: what the caller sent.
+            trusted: whether the caller says if it is sampled.
+            begins: whether a call that belongs to no trace begins one.
+        """
         parent = state = None
         for key, value in metadata:
             if key == "traceparent":
                 parent = _parent(value)
             elif key == "tracestate":
                 state = value
-        if not self._sampled(parent, trusted=trusted):
+        if not self._sampled(parent, trusted=trusted, begins=begins):
             return None
         context = Context()
         if parent is not None:
@@ -182,17 +192,6 @@ def start_tracing(
     )
 
 
-def resource(settings: CommonSettings, name: str) -> dict[str, str]:
-    """Return what says of whom spans and metrics are."""
-    return {
-        "service.namespace": settings.otel_service_name,
-        "service.name": f"{settings.otel_service_name}-{name}",
-        "service.version": settings.otel_service_version,
-        "service.instance.id": f"{socket.gethostname()}-{os.getpid()}",
-        "deployment.environment.name": settings.environment,
-    }
-
-
 async def bounded(shutdown: Callable[[], None]) -> None:
     """Shut down on a thread of its own, and leave it behind if the collector does not answer."""
     loop, done = asyncio.get_running_loop(), asyncio.Event()
@@ -207,20 +206,22 @@ async def bounded(shutdown: Callable[[], None]) -> None:
         await asyncio.wait_for(done.wait(), EXPORT_TIMEOUT_S)
 
 
-def traced(
+def traced(  # noqa: PLR0913 - what a listener decides
     tracing: Tracing,
     path: str,
     behaviour: Callable[[Any, Any], Awaitable[Any]],
     outcome: Callable[[Any, BaseException | None], str],
     *,
     trusted: bool,
+    begins: bool,
 ) -> Callable[[Any, Any], Awaitable[Any]]:
     """Return a method's behaviour within a span that continues the caller's trace."""
     if path.startswith(_UNTRACED):
         return behaviour
 
     async def spanned(request: object, context: Any) -> Any:  # noqa: ANN401 - gRPC's
-        begun = tracing.begin(path, context.invocation_metadata(), trusted=trusted)
+        metadata = context.invocation_metadata()
+        begun = tracing.begin(path, metadata, trusted=trusted, begins=begins)
         if begun is None:
             return await behaviour(request, context)
         scope.set(begun)

@@ -145,7 +145,7 @@ async def test_a_fault_marks_its_spans(collector: tuple[Collector, str], tmp_pat
 
         served.limits.answer = outer
         with pytest.raises(Unavailable):
-            await call(served.stub.Peek, pb.PeekRequest(), timeout_s=5)
+            await call(served.stub.Peek, pb.PeekRequest(), timeout_s=5, metadata=CALLER)
     assert len(kept.spans) == 3
     for span in kept.spans:
         assert span.status.code == trace_pb2.Status.STATUS_CODE_ERROR
@@ -170,7 +170,9 @@ async def test_cancelled_calls_have_spans_that_end(
             return await call(served.stub.Peek, pb.PeekRequest(), timeout_s=30)
 
         served.limits.answer = outer
-        task = asyncio.create_task(call(served.stub.Peek, pb.PeekRequest(), timeout_s=30))
+        task = asyncio.create_task(
+            call(served.stub.Peek, pb.PeekRequest(), timeout_s=30, metadata=CALLER)
+        )
         await asyncio.wait_for(inside.wait(), 5)
         task.cancel()
         await asyncio.wait_for(served.limits.cancelled.wait(), 5)
@@ -200,7 +202,7 @@ async def test_a_collector_over_http_gets_the_same(tmp_path: Path) -> None:
     try:
         async with AsyncExitStack() as stack:
             served = await suite(f"http://127.0.0.1:{server.server_port}", tmp_path, stack)
-            await call(served.stub.Peek, pb.PeekRequest(), timeout_s=5)
+            await call(served.stub.Peek, pb.PeekRequest(), timeout_s=5, metadata=CALLER)
     finally:
         server.shutdown()
         server.server_close()
@@ -215,7 +217,7 @@ async def test_a_dead_collector_harms_nothing(tmp_path: Path, port: int) -> None
     async with AsyncExitStack() as stack:
         served = await suite(f"http://127.0.0.1:{port}", tmp_path, stack)
         for _ in range(50):
-            await call(served.stub.Peek, pb.PeekRequest(), timeout_s=1)
+            await call(served.stub.Peek, pb.PeekRequest(), timeout_s=1, metadata=CALLER)
         assert time.monotonic() - start < 5
         closing = time.monotonic()
     assert time.monotonic() - closing < otlp.EXPORT_TIMEOUT_S + 1

@@ -36,12 +36,20 @@ class Telemetry:
         service: the `service` of log lines.
         trusted: whether the peers of this listener may choose request ids, and are sampled.
         tracing: how the service traces; None with telemetry off.
+        begins: whether calls begin traces here; else those that belong to none stay so.
     """
 
     def __init__(
-        self, metrics: CallMetrics, service: str, *, trusted: bool, tracing: Tracing | None = None
+        self,
+        metrics: CallMetrics,
+        service: str,
+        *,
+        trusted: bool,
+        tracing: Tracing | None = None,
+        begins: bool = True,
     ) -> None:
         """See the class."""
+        self._begins = begins
         self._tracing = tracing
         self._metrics = metrics
         self._service = service
@@ -51,7 +59,12 @@ class Telemetry:
         """Return the behaviour, observed."""
         if self._tracing is not None:
             behaviour = telemetry.traced(
-                self._tracing, method.path, behaviour, outcome, trusted=self._trusted
+                self._tracing,
+                method.path,
+                behaviour,
+                outcome,
+                trusted=self._trusted,
+                begins=self._begins,
             )
         observe = self._metrics.of(method.path).observe
         identify, clock, told = self._identify, time.perf_counter, waited.get
