@@ -104,6 +104,8 @@ class AdminServicer(admin_service_pb2_grpc.AdminServiceServicer):
     GetApiKey = _refuse
     DisableApiKey = _refuse
     RotateApiKey = _refuse
+    EnableApiKey = _refuse
+    UpdateApiKey = _refuse
 
     def _principal(self, request: pb.GetUsageRequest) -> Principal:
         if not request.subject:

@@ -6,12 +6,15 @@ import os
 import random
 import re
 import socket
+from collections.abc import Iterable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import structlog
+from google.protobuf import descriptor_pool
+from google.protobuf.descriptor import MethodDescriptor
 from prometheus_client import CollectorRegistry
 
 from services.common.batching import Company
@@ -23,7 +26,7 @@ from services.common.fingerprint import start_attributes
 from services.common.health import Health
 from services.common.server import Kind, Listener
 from services.common.status import http_status
-from services.gateway import audit_client, limit_client, model_client, openai
+from services.gateway import access, audit_client, limit_client, model_client, openai
 from services.gateway.admin_servicer import AdminServicer
 from services.gateway.admission import Capacity, Door
 from services.gateway.admission_metrics import AdmissionMetrics, SheddingLog
@@ -91,6 +94,7 @@ async def build(
         stack: closes what is opened here.
         neighbours: channels to them; None opens gRPC channels to the addresses in the settings.
     """
+    access.check(method.full_name for name in SERVICES for method in _methods(name))
     clock = SystemClock()
     registry = CollectorRegistry()
     health = Health()
@@ -205,6 +209,11 @@ async def build(
     )
     await _start(stack, recorder, refusals, dependencies, started)
     return Component(NAME, SERVICES, register, health, registry)
+
+
+def _methods(service: str) -> Iterable[MethodDescriptor]:
+    """Return the methods of a service, as its contract declares them."""
+    return descriptor_pool.Default().FindServiceByName(service).methods
 
 
 def listeners(settings: GatewaySettings) -> list[Listener]:
