@@ -16,8 +16,8 @@ import msgspec
 
 from services.audit.checkpoint import SignedCheckpoint, parse_signed_checkpoint
 from services.audit.note import NoteError
-from services.audit.tiles import sync_directory
 from services.audit.verification.inventory import NotAFileError, read_regular
+from services.common.files import replace_file
 
 _EVERY_S = 60.0
 _MAX_SIZE = 64 * 1024 * 1024
@@ -94,14 +94,7 @@ class History:
         kept = thinned(lines, now)
         if len(lines) - len(kept) < _WORTH_IT:
             return
-        temporary = self._path.with_suffix(".new")
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.writelines(kept)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.rename(self._path)
-        sync_directory(self._path.parent)
+        replace_file(self._path, b"".join(kept))
 
     def _cut_torn_line(self) -> None:
         """Cut off a last line that breaks off, so that the next one stands alone."""

@@ -6,7 +6,6 @@ file that is missing or damaged costs the memory of what is older than the newes
 of a boot that was already under way is then refused rather than taken a second time.
 """
 
-import os
 from collections.abc import Iterable, Iterator
 from hashlib import sha256
 from pathlib import Path
@@ -19,7 +18,8 @@ from services.audit.layout import Layout
 from services.audit.merkle import TILE_WIDTH, leaf_hash
 from services.audit.ports import Entry
 from services.audit.record import RecordId, summarise
-from services.audit.tiles import TileDirectory, sync_directory
+from services.audit.tiles import TileDirectory
+from services.common.files import replace_file
 
 _HASH_SIZE = 32
 
@@ -63,13 +63,7 @@ def save(layout: Layout, snapshot: Snapshot) -> None:
         OSError: the disk refuses; the one before stays.
     """
     data = _encoder.encode(snapshot)
-    temporary = layout.identities.with_suffix(".new")
-    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-        file.write(sha256(data).digest() + data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.rename(layout.identities)
-    sync_directory(layout.private)
+    replace_file(layout.identities, sha256(data).digest() + data)
 
 
 def _read(path: Path) -> Snapshot | None:

@@ -10,7 +10,7 @@ import os
 import socket
 from pathlib import Path
 
-from services.audit.tiles import sync_directory
+from services.common.files import sync_directory
 
 _LOCK_TEXT = 8_192
 

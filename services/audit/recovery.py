@@ -12,7 +12,8 @@ from services.audit.checkpoint import SignedCheckpoint, parse_signed_checkpoint
 from services.audit.layout import Layout
 from services.audit.merkle import TILE_HEIGHT, TILE_WIDTH, RightEdge, leaf_hash
 from services.audit.note import NoteError, VerifierKey
-from services.audit.tiles import ENTRIES, Tile, TileDirectory, split_hashes, sync_directory
+from services.audit.tiles import ENTRIES, Tile, TileDirectory, split_hashes
+from services.common.files import replace_file
 
 _ADVICE = "Run `weaver audit verify` on it; nothing will be written to it as it is."
 
@@ -96,13 +97,7 @@ def signed_by(signed: SignedCheckpoint, keys: Sequence[VerifierKey]) -> bool:
 
 def accept(layout: Layout, signed: SignedCheckpoint) -> None:
     """Remember a published checkpoint, so that the log cannot go back unnoticed."""
-    temporary = layout.accepted.with_suffix(".new")
-    with temporary.open("wb") as file:
-        file.write(str(signed.note).encode())
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.rename(layout.accepted)
-    sync_directory(layout.private)
+    replace_file(layout.accepted, str(signed.note).encode())
 
 
 def _read_edge(tiles: TileDirectory, size: int) -> tuple[RightEdge, list[bytes]]:

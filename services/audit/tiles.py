@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from services.audit.merkle import HASH_SIZE, TILE_HEIGHT, TILE_WIDTH, root_of
+from services.common.files import sync_directory
 
 MAX_ENTRY_SIZE = 65_535
 MAX_LEVEL = 63
@@ -233,15 +234,6 @@ class TileReader:
                 self._tiles.pop(next(iter(self._tiles)))
             hashes = self._tiles[level, index] = split_hashes(data)
         return hashes
-
-
-def sync_directory(directory: Path) -> None:
-    """Make the names in a directory durable."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def cut(tile: Tile, data: bytes) -> bytes:

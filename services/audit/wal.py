@@ -33,7 +33,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from services.audit.tiles import sync_directory
+from services.common.files import sync_directory
 
 _SEGMENT_MAGIC = b"WEAVWAL2"
 _SEGMENT_FAMILY = b"WEAVWAL"

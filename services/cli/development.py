@@ -5,12 +5,12 @@ alone, and services get their paths and not their content. It refuses to work an
 development.
 """
 
-import os
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
 
 from services.cli.ports import LISTEN_DEFAULTS
+from services.common.files import replace_file
 from services.common.settings import SettingsError
 
 API_KEY = "dev-api-key"
@@ -80,11 +80,11 @@ def ensure_keys(state: Path) -> None:
     keys.mkdir(parents=True, exist_ok=True)
     keys.chmod(0o700)
     if not (keys / API_KEY).exists():
-        _write(keys / API_KEY, f"wv-dev-{secrets.token_urlsafe(24)}\n".encode(), 0o600)
+        replace_file(keys / API_KEY, f"wv-dev-{secrets.token_urlsafe(24)}\n".encode(), 0o600)
     if not ((keys / JWT_KEY).exists() and (keys / JWT_PUBLIC_KEY).exists()):
         private, public = _new_pair()
-        _write(keys / JWT_PUBLIC_KEY, public, 0o644)
-        _write(keys / JWT_KEY, private, 0o600)
+        replace_file(keys / JWT_PUBLIC_KEY, public, 0o644)
+        replace_file(keys / JWT_KEY, private, 0o600)
 
 
 def api_key(state: Path) -> str:
@@ -119,14 +119,3 @@ def _new_pair() -> tuple[bytes, bytes]:
         serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
     )
     return private, public
-
-
-def _write(path: Path, content: bytes, mode: int) -> None:
-    """Put a file in place whole, never readable by more than it should be."""
-    draft = path.with_name(f".{path.name}.new")
-    draft.unlink(missing_ok=True)
-    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)

@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from services.common.files import replace_file
 from services.common.peer import TRUST_DOMAIN
 from services.common.settings import CommonSettings
 
@@ -95,20 +96,9 @@ def _save(
         serialization.PrivateFormat.PKCS8,
         serialization.NoEncryption(),
     )
-    _write(directory / f"{name}-key.pem", key_pem, 0o600)
-    _write(directory / f"{name}.pem", certificate.public_bytes(serialization.Encoding.PEM), 0o644)
-
-
-def _write(path: Path, content: bytes, mode: int) -> None:
-    """Put a file in place whole: a reader sees the old content or the new."""
-    draft = path.with_name(f".{path.name}.new")
-    draft.unlink(missing_ok=True)
-    handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-    with os.fdopen(handle, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
+    replace_file(directory / f"{name}-key.pem", key_pem, 0o600)
+    public = certificate.public_bytes(serialization.Encoding.PEM)
+    replace_file(directory / f"{name}.pem", public, 0o644)
 
 
 def _fresh(certificate: x509.Certificate, now: dt.datetime) -> bool:

@@ -9,7 +9,7 @@ import msgspec
 from services.audit.history import thinned
 from services.audit.keys.archive import load_archive
 from services.audit.layout import Layout
-from services.audit.tiles import sync_directory
+from services.common.files import replace_file
 
 MANIFEST = "archive.json"
 LOG = "log"
@@ -94,11 +94,8 @@ def read_archived(layout: Layout) -> Archived | None:
 def write_archived(layout: Layout, data: bytes) -> bool:
     """Write down beside the log what the last good archive holds; say whether that could be."""
     path = layout.private / ARCHIVED
-    temporary = path.with_suffix(".new")
     try:
-        temporary.write_bytes(data)
-        temporary.rename(path)
-        sync_directory(path.parent)
+        replace_file(path, data)
     except OSError:
         return False
     return True

@@ -15,10 +15,11 @@ from services.audit.keys.signatures import load_keys
 from services.audit.layout import Layout
 from services.audit.note import NoteError
 from services.audit.recovery import accept
-from services.audit.tiles import TileDirectory, sync_directory, tiles_of
+from services.audit.tiles import TileDirectory, tiles_of
 from services.audit.verification.inventory import WITNESSED, LogDirectory
 from services.audit.verification.report import Report
 from services.audit.verification.verifier import verify
+from services.common.files import sync_directory
 
 Progress = Callable[[int, int], None]
 

@@ -7,7 +7,6 @@ finished at the next start.
 """
 
 import asyncio
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -20,9 +19,10 @@ from services.audit.checkpoint import SignedCheckpoint
 from services.audit.layout import Layout
 from services.audit.merkle import TILE_WIDTH, tree_root
 from services.audit.record import event_time_text, summarise
-from services.audit.tiles import ENTRIES, Tile, TileDirectory, TileReader, sync_directory
+from services.audit.tiles import ENTRIES, Tile, TileDirectory, TileReader
 from services.audit.verification.inventory import LogDirectory
 from services.common.clock import Clock
+from services.common.files import replace_file
 
 PRUNED = "pruned"
 _DAY_S = 86_400
@@ -122,13 +122,7 @@ class Minimum:
         return _Pruned(end, end)
 
     def _save(self, state: _Pruned) -> None:
-        temporary = self._path.with_suffix(".new")
-        with temporary.open("wb") as file:
-            file.write(msgspec.json.encode(state))
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.rename(self._path)
-        sync_directory(self._path.parent)
+        replace_file(self._path, msgspec.json.encode(state))
         self._state = state
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Protocol
 from urllib.parse import unquote, urlsplit
 
-from services.audit.tiles import sync_directory
+from services.common.files import sync_directory
 
 _TEMPORARY = "unfinished"
 

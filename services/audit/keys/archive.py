@@ -8,7 +8,6 @@ sizes need no clock. After its end it is *accepted* for a grace period: who stil
 follow its endorsement to the key that replaced it. After that it vouches for the past alone.
 """
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,8 +17,8 @@ import msgspec
 
 from services.audit.keys.provenance import NOTHING_STATED, Provenance
 from services.audit.note import Algorithm, NoteError, VerifierKey, parse_verifier_key
-from services.audit.tiles import sync_directory
 from services.audit.verification.inventory import read_regular
+from services.common.files import replace_file
 
 DAY_S = 86_400
 GRACE_DAYS = 30
@@ -198,13 +197,7 @@ class KeyArchive:
         """
         document = _Archive(self.origin, self.keys)
         data = msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n"
-        temporary = path.with_name(f"{path.name}.new")
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.rename(path)
-        sync_directory(path.parent)
+        replace_file(path, data, 0o644)
 
 
 def load_archive(path: Path) -> KeyArchive:

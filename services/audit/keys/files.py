@@ -17,6 +17,7 @@ from services.audit.keys.signers import (
 )
 from services.audit.layout import make_directory
 from services.audit.note import Algorithm, VerifierKey
+from services.common.files import sync_directory
 
 RSA_FILE = "telemetry_signing_key.pem"
 RSA_PUBLIC_FILE = "telemetry_verification_key.pem"
@@ -125,7 +126,7 @@ def write(path: Path, data: bytes, mode: int, *, replace: bool) -> None:
                 os.link(draft, path)
         finally:
             draft.unlink(missing_ok=True)
-        _sync_directory(path.parent)
+        sync_directory(path.parent)
     except OSError as error:
         msg = f"{path}: cannot make the key's file: {error.strerror}."
         raise KeyProblem(msg) from None
@@ -150,11 +151,3 @@ def _only_way_in(status: os.stat_result) -> bool:
     groups = {os.getegid(), *os.getgroups()}
     owned = status.st_uid == os.geteuid()
     return not owned and status.st_gid in groups and not status.st_mode & stat.S_IWGRP
-
-
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

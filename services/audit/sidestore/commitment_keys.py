@@ -17,7 +17,7 @@ from struct import Struct
 
 from services.audit.ports import Entry
 from services.audit.sidestore.vault import KEY_SIZE, OVERHEAD, Unreadable, Vault
-from services.audit.tiles import sync_directory
+from services.common.files import sync_directory
 
 _MAGIC = b"WEAVKEY2"
 _HEADER = Struct(">8sQQI")

@@ -18,7 +18,7 @@ from services.audit.sidestore.commitment_keys import CommitmentKeys, DamagedKeys
 from services.audit.sidestore.pseudonyms import Pseudonyms
 from services.audit.sidestore.texts import Texts
 from services.audit.sidestore.vault import Vault, VaultError, WrongKey
-from services.audit.tiles import sync_directory
+from services.common.files import sync_directory
 
 _DAMAGED = ".damaged-"
 _Part = TypeVar("_Part")

@@ -23,7 +23,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from services.audit.layout import make_directory
-from services.audit.tiles import sync_directory
+from services.common.files import replace_file
 
 KEY_SIZE: Final = 32
 OVERHEAD: Final = 4 + 12 + 16
@@ -184,23 +184,6 @@ class Vault:
             sealed[number.hex()] = base64.b64encode(text).decode()
         ring = _Keyring(1, _key_id(self._key), sealed, self._newest.hex())
         replace_file(self._path, msgspec.json.encode(ring) + b"\n")
-
-
-def replace_file(path: Path, data: bytes) -> None:
-    """Put a file in place whole and durably, readable by its owner alone.
-
-    Raises:
-        OSError: the disk refuses.
-    """
-    draft = path.with_name(f"{path.name}.new")
-    draft.unlink(missing_ok=True)
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
-    sync_directory(path.parent)
 
 
 def parse_key(text: str, variable: str) -> bytes:

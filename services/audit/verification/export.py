@@ -20,8 +20,8 @@ from services.audit.index import Filter
 from services.audit.merkle import TILE_WIDTH, RightEdge, leaf_hash, verify_inclusion
 from services.audit.note import NoteError, VerifierKey
 from services.audit.receipt import check_signed
-from services.audit.tiles import sync_directory
 from services.audit.verification.offline import OfflineLog
+from services.common.files import replace_file
 
 FORMAT = "weaver-audit-export@v1"
 _MAX_MANIFEST = 1024 * 1024
@@ -228,10 +228,4 @@ def _filter(wanted: Filter) -> dict[str, str]:
 
 def _write_manifest(path: Path, manifest: Manifest) -> None:
     data = msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
-    temporary = path.with_name(f"{path.name}.partial")
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.rename(path)
-    sync_directory(path.parent)
+    replace_file(path, data, 0o666)

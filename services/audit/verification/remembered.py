@@ -11,8 +11,8 @@ from pathlib import Path
 
 from services.audit.checkpoint import SignedCheckpoint, parse_signed_checkpoint
 from services.audit.note import MAX_NOTE_SIZE, NoteError, VerifierKey
-from services.audit.tiles import sync_directory
 from services.audit.verification.inventory import read_regular
+from services.common.files import sync_directory
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9.-]+")
 _LONGEST_NAME = 100

@@ -20,8 +20,8 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from services.audit.note import Note, NoteError, parse_note
-from services.audit.tiles import sync_directory
 from services.audit.witnesses.cosignature import Cosigner, CosignerPrivateKey, cosigned_text
+from services.common.files import sync_directory
 
 KEY_FILES = ("witness-ed25519.pem", "witness-mldsa44.pem")
 NAME_FILE = "name"

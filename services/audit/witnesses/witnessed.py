@@ -11,7 +11,7 @@ from pathlib import Path
 from services.audit.checkpoint import SignedCheckpoint, parse_signed_checkpoint
 from services.audit.history import History
 from services.audit.note import NoteError
-from services.audit.tiles import sync_directory
+from services.common.files import sync_directory
 
 
 class Witnessed:

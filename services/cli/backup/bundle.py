@@ -17,9 +17,9 @@ from services.audit.keys.first_use import FILE as FIRST_USED
 from services.audit.keys.source import KeySource, Value
 from services.audit.layout import Layout
 from services.audit.settings import AuditSettings
-from services.audit.sidestore.vault import replace_file
 from services.audit.sidestore.wiring import KEY_FILE, KEY_VARIABLE
 from services.cli.keys.options import key_sources
+from services.common.files import replace_file
 
 ARCHIVE: Final = "log.keys"
 _FILES = {"RSA": RSA_FILE, "Ed25519": ED25519_FILE}

@@ -11,9 +11,9 @@ from pathlib import Path
 import msgspec
 
 from services.audit.layout import Layout
-from services.audit.sidestore.vault import replace_file
 from services.cli.backup.snapshot import Session, SnapshotError
 from services.common.backups import BESIDE_THE_LOG, IN_THE_STORE, Standing, read
+from services.common.files import replace_file
 
 
 def remember_beside(log: Path, what: str, now: datetime, size: int) -> bool:
