@@ -108,6 +108,13 @@ class Reporter:
         self._rejected.inc()
         _log.error("the audit log refused a record", error=f"{type(error).__name__}: {error}")
 
+    def begin(self) -> None:
+        """Say how all is at the start: what is well from the first look on never changes."""
+        if self.dependencies is not None:
+            for name, state in self.dependencies.snapshot().items():
+                self._up.labels(name).set(state.up)
+        self._ready()
+
     def changed(self, name: str, *, up: bool) -> None:
         """Note that a dependency came up or went down."""
         self._up.labels(name).set(up)

@@ -208,7 +208,10 @@ async def build(
         EventType.SERVICE_STARTED, clock.time(), attributes=start_attributes(NAME, settings)
     )
     await _start(stack, recorder, refusals, dependencies, started)
-    return Component(NAME, SERVICES, register, health, registry)
+    reporter.begin()
+    component = Component(NAME, SERVICES, register, health, registry)
+    HTTPMetrics(registry, component.calls, SERVICES)
+    return component
 
 
 def _methods(service: str) -> Iterable[MethodDescriptor]:
