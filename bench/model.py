@@ -11,11 +11,10 @@ import asyncio
 import json
 import re
 import statistics
-import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -23,7 +22,7 @@ import uvloop
 from rich.console import Console
 from rich.table import Table
 
-from bench.suite import ROOT
+from bench.suite import ROOT, vendors
 from services.common.local import LocalChannel
 from services.common.settings import load
 from services.model.settings import ModelSettings
@@ -135,19 +134,6 @@ def _request(body: bytes) -> pb.GenerateRequest:
     return pb.GenerateRequest(request_id="bench", dialect=dialect, model="bench", body=body)
 
 
-@contextmanager
-def _upstream() -> Iterator[int]:
-    command = [sys.executable, "-m", "bench.model_upstream"]
-    with subprocess.Popen(
-        command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as process:
-        assert process.stdout is not None  # noqa: S101 - it is a pipe
-        try:
-            yield int(process.stdout.readline())
-        finally:
-            process.terminate()
-
-
 @asynccontextmanager
 async def _service(port: int) -> AsyncIterator[Service]:
     async with AsyncExitStack() as stack:
@@ -209,7 +195,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=2.0, help="seconds of one run (2)")
     options = parser.parse_args()
     console = Console(width=None if sys.stdout.isatty() else 120)
-    with _upstream() as port:
+    with vendors() as port:
         found = uvloop.run(_measure(port, options.seconds, options.rounds, console))
     raw = ROOT / "build" / "bench-model.json"
     raw.parent.mkdir(exist_ok=True)

@@ -1,25 +1,44 @@
 """A provider that costs next to nothing, for measuring what stands before it.
 
-`python -m bench.model_upstream` prints its port. A request with `"stream":true` gets `x-chunks`
-events, `x-pause-us` microseconds apart; each says when it left. Everything else gets one answer.
+`python -m bench.model_upstream` prints its port. It speaks OpenAI's chat completions, and
+Anthropic's messages at `/v1/messages`. A request with `"stream":true` gets `x-chunks` events,
+`x-pause-us` microseconds apart, as a member or a text of it says (`x-chunks:9`); OpenAI's say when
+they left. Everything else gets one answer.
 """
 
 import asyncio
+import json
+import re
 import socket
 import sys
 import time
+from dataclasses import dataclass
+from typing import Any
 
 import uvloop
 
 from bench.suite import ANSWER
 
+_LENGTH = re.compile(rb"content-length: *(\d+)")
+_CHUNKS = re.compile(rb'x-chunks"?: ?(\d+)')
+_PAUSE = re.compile(rb'x-pause-us"?: ?(\d+)')
 _AT_ONCE = 32
 """Events of one stream before others have their turn."""
 _SEND_BUFFER = 128 * 1024
-_BODY = ANSWER.encode()
-_WHOLE = (
-    b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(_BODY)
-) + _BODY
+_OK = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b"
+_MESSAGE: dict[str, Any] = {
+    "id": "m",
+    "type": "message",
+    "role": "assistant",
+    "model": "bench",
+    "content": [],
+    "stop_reason": None,
+    "stop_sequence": None,
+    "usage": {"input_tokens": 31, "output_tokens": 1},
+}
+_TEXT = json.loads(ANSWER)["choices"][0]["message"]["content"]
+_ENDED = {"stop_reason": "end_turn", "stop_sequence": None}
+_SAID = json.dumps(_MESSAGE | _ENDED | {"content": [{"type": "text", "text": _TEXT}]})
 _HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 _EVENT = (
     b'data: {"id":"c","object":"chat.completion.chunk","created":1,"model":"bench","choices":'
@@ -32,37 +51,85 @@ _LAST = (
 )
 
 
+def _named(event: dict[str, Any]) -> bytes:
+    return f"event: {event['type']}\ndata: {json.dumps(event)}\n\n".encode()
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """What a vendor says: a whole answer, and the beginning, one event and the end of a stream."""
+
+    whole: bytes
+    first: tuple[bytes, ...]
+    event: bytes
+    last: tuple[bytes, ...]
+
+
+OPENAI = Dialect(ANSWER.encode(), (), _EVENT, _LAST)
+ANTHROPIC = Dialect(
+    _SAID.encode(),
+    (
+        _named({"type": "message_start", "message": _MESSAGE}),
+        _named(
+            {
+                "type": "content_block_start",
+                "index": 0,
+                "content_block": {"type": "text", "text": ""},
+            }
+        ),
+        _named({"type": "ping"}),
+    ),
+    _named(
+        {
+            "type": "content_block_delta",
+            "index": 0,
+            "delta": {"type": "text_delta", "text": " word"},
+        }
+    ),
+    (
+        _named({"type": "content_block_stop", "index": 0}),
+        _named({"type": "message_delta", "delta": _ENDED, "usage": {"output_tokens": 9}}),
+        _named({"type": "message_stop"}),
+    ),
+)
+
+
 async def _serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     try:
         while True:
             head = (await reader.readuntil(b"\r\n\r\n")).lower()
-            body = await reader.readexactly(_number(head, b"content-length"))
+            body = await reader.readexactly(_told(head, _LENGTH))
+            dialect = ANTHROPIC if b"/messages " in head else OPENAI
             if b'"stream":true' in body:
-                await _stream(writer, _number(body, b'"x-chunks"'), _number(body, b'"x-pause-us"'))
+                await _stream(writer, dialect, _told(body, _CHUNKS), _told(body, _PAUSE))
             else:
-                writer.write(_WHOLE)
-    except (asyncio.IncompleteReadError, ConnectionError):
+                writer.write(_OK % (len(dialect.whole), dialect.whole))
+    except (asyncio.IncompleteReadError, ConnectionError, RuntimeError):
+        # uvloop says with the last that a transport is closed.
         writer.close()
 
 
-async def _stream(writer: asyncio.StreamWriter, chunks: int, pause_us: int) -> None:
-    writer.write(_HEAD)
+async def _stream(
+    writer: asyncio.StreamWriter, dialect: Dialect, chunks: int, pause_us: int
+) -> None:
+    writer.write(_HEAD + b"".join(map(_chunk, dialect.first)))
+    stamped = b"%d" in dialect.event
+    event = _chunk(dialect.event)
     for number in range(chunks):
         if pause_us or number % _AT_ONCE == 0:
             await asyncio.sleep(pause_us / 1e6)
-        writer.write(_chunk(_EVENT % time.monotonic_ns()))
+        writer.write(_chunk(dialect.event % time.monotonic_ns()) if stamped else event)
         await writer.drain()
-    writer.write(b"".join(_chunk(event) for event in _LAST) + b"0\r\n\r\n")
+    writer.write(b"".join(map(_chunk, dialect.last)) + b"0\r\n\r\n")
 
 
 def _chunk(event: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(event), event)
 
 
-def _number(text: bytes, name: bytes) -> int:
-    rest = text.partition(name + b":")[2].lstrip()
-    digits = bytes(byte for byte in rest[:12].split(b",")[0].split(b"\r")[0] if 48 <= byte <= 57)  # noqa: PLR2004 - ASCII digits
-    return int(digits or b"0")
+def _told(text: bytes, name: re.Pattern[bytes]) -> int:
+    found = name.search(text)
+    return int(found[1]) if found else 0
 
 
 async def _main() -> None:

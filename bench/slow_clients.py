@@ -2,7 +2,8 @@
 
 Each client opens a stream of an answer that goes on for megabytes, and reads half a kilobyte a
 second of it; the provider says twice as much, or with `--pause-us 0` whatever it may. What the
-parts hold must level off, whatever the answers still have to say.
+parts hold must level off, whatever the answers still have to say. `--pair anthropic-openai` has the
+answers translated on their way.
 """
 
 import argparse
@@ -10,38 +11,51 @@ import asyncio
 import json
 import socket
 import ssl
-import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from rich.console import Console
 from rich.table import Table
 
-from bench.suite import ROOT, Running, memory_megabytes, suite
+from bench.suite import Running, memory_megabytes, suite, vendors
 
 CHUNKS = 60_000
 """Events of an answer, some 180 bytes each."""
 _READ_EVERY_S = 4.0
 
 
-@contextmanager
-def _upstream() -> Iterator[int]:
-    command = [sys.executable, "-m", "bench.model_upstream"]
-    with subprocess.Popen(
-        command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as process:
-        assert process.stdout is not None  # noqa: S101 - it is a pipe
-        try:
-            yield int(process.stdout.readline())
-        finally:
-            process.terminate()
+@dataclass(frozen=True)
+class Pair:
+    """A client's dialect, and a provider that speaks the same or the other."""
+
+    client: str
+    provider: str
+
+    def request(self, pause_us: int) -> tuple[str, str]:
+        """Return the path and body of a stream; what the provider is to do stands in the prompt."""
+        prompt = f"Tell me of a loom. x-chunks:{CHUNKS} x-pause-us:{pause_us}"
+        body = {
+            "model": "bench",
+            "stream": True,
+            "max_tokens": 4000,
+            "messages": [{"role": "user", "content": prompt}],
+        }
+        path = "/v1/messages" if self.client == "anthropic" else "/v1/chat/completions"
+        return path, json.dumps(body, separators=(",", ":"))
+
+    def environment(self, port: int) -> dict[str, str]:
+        """Return the settings of a suite whose provider listens on a port of this machine."""
+        return {
+            "WEAVER_MODEL_PROVIDER": self.provider,
+            "WEAVER_MODEL_NAME": "bench",
+            "WEAVER_MODEL_ENDPOINT": f"http://127.0.0.1:{port}/v1",
+        }
 
 
 async def _client(
-    running: Running, context: ssl.SSLContext, pause_us: int, begun: list[int]
+    running: Running, context: ssl.SSLContext, request: tuple[str, str], begun: list[int]
 ) -> int:
     """Read a stream slowly until cancelled; return at once when there is none."""
     url = urlsplit(running.url)
@@ -53,18 +67,9 @@ async def _client(
     reader, writer = await asyncio.open_connection(
         sock=plain, ssl=context, server_hostname=url.hostname, limit=4096
     )
-    body = json.dumps(
-        {
-            "model": "bench",
-            "stream": True,
-            "x-chunks": CHUNKS,
-            "x-pause-us": pause_us,
-            "messages": [{"role": "user", "content": "Tell me of a loom."}],
-        },
-        separators=(",", ":"),
-    )
+    path, body = request
     head = (
-        f"POST /v1/chat/completions HTTP/1.1\r\nhost: {url.hostname}\r\n"
+        f"POST {path} HTTP/1.1\r\nhost: {url.hostname}\r\n"
         f"authorization: Bearer {running.api_key}\r\ncontent-type: application/json\r\n"
         f"content-length: {len(body)}\r\n\r\n"
     )
@@ -84,8 +89,10 @@ async def _watch(
 ) -> None:
     context = ssl.create_default_context(cafile=str(running.ca))
     count = options.clients
+    request = options.pair.request(options.pause_us)
     names = {pid: name for name, pid in running.pids.items()}
-    table = Table(title=f"Resident memory in MB, {count} slow clients")
+    pair = f"{options.pair.client} at {options.pair.provider}"
+    table = Table(title=f"Resident memory in MB, {count} slow clients, {pair}")
     table.add_column("after")
     for name in ("streams", "begun", *names.values()):
         table.add_column(name, justify="right")
@@ -99,7 +106,7 @@ async def _watch(
     row("start", [])
     clients: list[asyncio.Task[int]] = []
     for number in range(count):
-        clients.append(asyncio.create_task(_client(running, context, options.pause_us, begun)))
+        clients.append(asyncio.create_task(_client(running, context, request, begun)))
         if number % 25 == 24:  # noqa: PLR2004 - connect in small groups
             await asyncio.sleep(0.1)
     started = time.monotonic()
@@ -115,6 +122,13 @@ async def _watch(
     console.print(table)
 
 
+def _pair(text: str) -> Pair:
+    client, _, provider = text.partition("-")
+    if not {client, provider} <= {"openai", "anthropic"}:
+        raise argparse.ArgumentTypeError(text)
+    return Pair(client, provider)
+
+
 def main() -> None:
     """Watch."""
     parser = argparse.ArgumentParser(prog="python -m bench.slow_clients", description=__doc__)
@@ -122,16 +136,19 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60.0, help="how long (60)")
     parser.add_argument("--pause-us", type=int, default=200_000, help="between events (200,000)")
     parser.add_argument("--topology", default="separate", choices=["up", "separate"])
+    parser.add_argument(
+        "--pair",
+        type=_pair,
+        default=Pair("openai", "openai"),
+        help="dialect of the clients and of the provider: anthropic-openai (openai-openai)",
+    )
     options = parser.parse_args()
     console = Console(width=None if sys.stdout.isatty() else 120)
-    with _upstream() as port:
-        provider = {
-            "WEAVER_MODEL_PROVIDER": "openai",
-            "WEAVER_MODEL_NAME": "bench",
-            "WEAVER_MODEL_ENDPOINT": f"http://127.0.0.1:{port}/v1",
-        }
-        with suite(options.topology, provider) as running:
-            asyncio.run(_watch(running, options, options.seconds, console))
+    with (
+        vendors() as port,
+        suite(options.topology, options.pair.environment(port)) as running,
+    ):
+        asyncio.run(_watch(running, options, options.seconds, console))
 
 
 if __name__ == "__main__":

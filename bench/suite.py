@@ -102,6 +102,20 @@ def suite(topology: str, extra: dict[str, str]) -> Iterator[Running]:
 
 
 @contextlib.contextmanager
+def vendors() -> Iterator[int]:
+    """Run a provider that speaks both vendors' APIs and streams as it is told; yield its port."""
+    command = [sys.executable, "-m", "bench.model_upstream"]
+    with subprocess.Popen(
+        command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None  # noqa: S101 - it is a pipe
+        try:
+            yield int(process.stdout.readline())
+        finally:
+            process.terminate()
+
+
+@contextlib.contextmanager
 def upstream() -> Iterator[str]:
     """Run a provider that answers at once, and yield its base URL."""
     from services.cli.programs import envoy  # noqa: PLC0415 - only here
