@@ -1,12 +1,20 @@
 """The metrics and the health of the log."""
 
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from services.common.clock import Clock
 from services.common.health import Health
 
 _APPEND_BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
+_LAG_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 _SIGNING_BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.05, 0.1, 0.5)
 
 _log = structlog.get_logger()
@@ -46,6 +54,12 @@ class LogMetrics:
             "audit_signing_seconds",
             "Signing one checkpoint with every key.",
             buckets=_SIGNING_BUCKETS,
+            registry=registry,
+        )
+        self._receipt_lag = Histogram(
+            "audit_receipt_lag_seconds",
+            "From the first record that waits for a checkpoint to the checkpoint over it.",
+            buckets=_LAG_BUCKETS,
             registry=registry,
         )
         self._log_size = Gauge("audit_log_size", "Durable records.", registry=registry)
@@ -90,6 +104,8 @@ class LogMetrics:
     def published(self, size: int, signing_seconds: float) -> None:
         """A checkpoint of this size was published; called from the tree's thread."""
         self._published = size
+        if self._behind_since is not None:
+            self._receipt_lag.observe(self._clock.monotonic() - self._behind_since)
         self._behind_since = None if size >= self._size else self._clock.monotonic()
         self._checkpoint_size.set(size)
         self._signing_seconds.observe(signing_seconds)
@@ -125,3 +141,29 @@ class LogMetrics:
     def _checkpoint_age(self) -> float:
         since = self._behind_since
         return 0.0 if since is None else self._clock.monotonic() - since
+
+
+class DiskSpace(Collector):
+    """The room on the volume of the log, looked up when somebody asks.
+
+    Args:
+        registry: the service's registry.
+        directory: of the log.
+    """
+
+    def __init__(self, registry: CollectorRegistry, directory: Path) -> None:
+        """See the class."""
+        self._directory = directory
+        registry.register(self)
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the figures; none where the disk does not answer."""
+        free = GaugeMetricFamily(
+            "audit_disk_free_bytes", "What the log can still grow by on its volume."
+        )
+        size = GaugeMetricFamily("audit_disk_size_bytes", "The size of the log's volume.")
+        with contextlib.suppress(OSError):
+            found = os.statvfs(self._directory)
+            free.add_metric((), found.f_bavail * found.f_frsize)
+            size.add_metric((), found.f_blocks * found.f_frsize)
+        yield from (free, size)

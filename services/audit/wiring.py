@@ -27,7 +27,7 @@ from services.audit.keys.wiring import SigningKeys
 from services.audit.layout import Layout, LayoutError
 from services.audit.log import Log
 from services.audit.merkle import leaf_hash
-from services.audit.metrics import LogMetrics
+from services.audit.metrics import DiskSpace, LogMetrics
 from services.audit.note import NoteSigner, VerifierKey
 from services.audit.ports import Entry
 from services.audit.reader import Reader
@@ -69,6 +69,7 @@ async def build(
     registry = CollectorRegistry()
     metrics = LogMetrics(registry, health, clock)
     layout = Layout(settings.log_path)
+    DiskSpace(registry, layout.log)
     witnesses = Witnesses(settings, layout)
     origin = settings.log_origin
     try:

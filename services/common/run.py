@@ -20,6 +20,7 @@ from services.common import logs
 from services.common.component import Component
 from services.common.health_port import serve_health
 from services.common.metrics import serve_metrics
+from services.common.process_metrics import ProcessMetrics
 from services.common.server import Listener, ServerHandle, start_server
 from services.common.settings import CommonSettings, SettingsError, load_or_exit
 
@@ -79,6 +80,7 @@ async def host(
     prefix = f"WEAVER_{component.name.upper()}"
     if listeners is None:
         listeners = (Listener(served.listen, variable=f"{prefix}_LISTEN"),)
+    ProcessMetrics(component.metrics, component.name, settings)
     serve_metrics(component.metrics, served.metrics_listen, f"{prefix}_METRICS_LISTEN", stack)
     handle = await start_server(
         component,

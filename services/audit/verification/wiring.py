@@ -13,6 +13,7 @@ from services.audit.keys.signatures import Keys
 from services.audit.layout import Layout
 from services.audit.note import NoteError
 from services.audit.settings import AuditSettings
+from services.audit.verification.interrupted import InterruptedIntents
 from services.audit.verification.monitor import Monitor
 from services.audit.verification.offline import published_before
 from services.audit.verification.report import Finding, Report
@@ -68,8 +69,13 @@ class MonitorMetrics:
             registry=registry,
         )
 
+        self._interrupted = InterruptedIntents(clock)
+        registry.register(self._interrupted)
+
     def verified(self, report: Report, *, whole: bool) -> None:
         """Nothing speaks against the log."""
+        if not whole:  # A pass over the whole log leaves this to the looks at what is new.
+            self._interrupted.look(index for index, _ in report.interrupted)
         self._success.set(self._clock.time())
         self._records.set(report.size)
         if whole:
