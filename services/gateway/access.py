@@ -22,6 +22,7 @@ class Open(Enum):
 ACCESS: Final[Mapping[str, Scope | Open]] = MappingProxyType(
     {
         "weaver.gateway.v1.GatewayService.Health": Open.ANYONE,
+        "weaver.gateway.v1.GatewayService.GetHealthDetails": Scope.ADMIN_READ,
         "weaver.gateway.v1.GatewayService.WhoAmI": Open.CALLERS,
         "weaver.gateway.v1.GatewayService.Generate": Scope.GENERATE,
         "weaver.gateway.v1.GatewayService.GenerateStream": Scope.GENERATE,

@@ -13,7 +13,7 @@ from services.common import logs
 from services.common.errors import Internal, Unavailable, WeaverError
 from services.gateway import anthropic, http, openai, responses, typed
 from services.gateway.authorization import Scope
-from services.gateway.calls import CACHE_CONTROL, StreamedResponse, Surface, WholeResponse
+from services.gateway.calls import CACHE_CONTROL, Ask, StreamedResponse, Surface, WholeResponse
 from services.gateway.catalogue import unknown_model
 from services.gateway.event_redaction import MessageRedactor, ResponseRedactor
 from services.gateway.health import HealthReport
@@ -52,6 +52,13 @@ COUNT_TOKENS = Surface(
     "ANTHROPIC_COUNT_TOKENS",
     headers=_ANTHROPIC_HEADERS,
 )
+
+
+def _no_body(body: bytes, _: int) -> Ask:
+    return Ask("", body, stream=False, input_tokens=0, output_tokens=0)
+
+
+HEALTH_DETAILS = Surface("health", Scope.ADMIN_READ, _no_body)
 
 
 class ShapedErrors:
@@ -111,14 +118,24 @@ class GatewayServicer(gateway_service_pb2_grpc.GatewayServiceServicer):
             "generate", Scope.GENERATE, partial(typed.generate_stream, default_model), "OPENAI_CHAT"
         )
 
-    async def Health(self, request: pb.HealthRequest, context: Any) -> Any:  # noqa: ARG002 - gRPC's signature
-        """Report whether the suite can serve, and each dependency's state."""
-        body = self._health.body()
-        if not self._health.ready:
+    async def Health(self, request: pb.HealthRequest, context: Any) -> Any:
+        """Report whether the suite can serve, and the state of its parts."""
+        with ShapedErrors(context):
+            body, good = self._health.probe(request.probe)
+        if not good:
             trailers = [(http.HTTP_STATUS, "503"), (http.ERROR_BODY, body.decode("ascii"))]
             context.set_trailing_metadata(trailers)
             raise self._health.error()
         return httpbody_pb2.HttpBody(content_type=JSON, data=body)
+
+    async def GetHealthDetails(self, request: pb.GetHealthDetailsRequest, context: Any) -> Any:
+        """Report everything to who may read what administrators see."""
+        with ShapedErrors(context):
+            header = http.request_headers(context)
+            body = request.SerializeToString()
+            call = http.read_call(context, header, HEALTH_DETAILS, body, time.monotonic())
+            await self._pipeline.permit(call)
+            return httpbody_pb2.HttpBody(content_type=JSON, data=self._health.body())
 
     async def WhoAmI(self, request: pb.WhoAmIRequest, context: Any) -> Any:
         """Tell a caller who they are taken for, and what they have used."""

@@ -9,6 +9,7 @@ from services.common.settings import SettingsError
 from services.gateway.admission_settings import AdmissionSettings
 from services.gateway.apikeys.settings import ApiKeySettings
 from services.gateway.authorization_settings import AuthorizationSettings
+from services.gateway.health_settings import HealthSettings
 from services.gateway.token_settings import TokenSettings
 
 MODES = frozenset(("api_key", "jwt"))
@@ -16,7 +17,9 @@ MODES = frozenset(("api_key", "jwt"))
 Names = Annotated[tuple[str, ...], NoDecode]
 
 
-class GatewaySettings(ApiKeySettings, TokenSettings, AuthorizationSettings, AdmissionSettings):
+class GatewaySettings(
+    ApiKeySettings, TokenSettings, AuthorizationSettings, AdmissionSettings, HealthSettings
+):
     """What the gateway reads from its environment."""
 
     listen: str = Field(

@@ -146,10 +146,11 @@ async def build(
     tokens = None
     if "jwt" in settings.auth_mode:
         tokens = open_tokens(settings, stack, clock, changes)
+    door = _door(settings, clock, registry)
     pipeline = Pipeline(
         authenticator=_authenticator(settings, tokens),
         authorizer=authorizer,
-        door=_door(settings, clock, registry),
+        door=door,
         catalogue=Catalogue(model, clock),
         limiter=limiter,
         model=model,
@@ -169,16 +170,13 @@ async def build(
         unrecorded=None if records_needed else reporter,
     )
     capture = audit.capture = Capture(audit.store, reporter)
-    if settings.production and settings.audit_capture == "full":
-        _log.warning(
-            "prompts and answers are kept as they came, personal data and all",
-            setting="WEAVER_AUDIT_CAPTURE=full",
-        )
     report = HealthReport(
         dependencies,
         recorder,
         partial(_policies, settings, audit),
         health,
+        door,
+        public_details=settings.public_health_details,
         records_needed=records_needed,
     )
     limits = LimitReader(channels.ratelimit, timeout_s=settings.ratelimit_timeout_ms / 1000)
@@ -263,6 +261,11 @@ def _door(settings: GatewaySettings, clock: SystemClock, registry: CollectorRegi
 
 def _capture_rule(settings: GatewaySettings) -> CaptureRule | None:
     """Return what is captured of prompts and answers; None for nothing."""
+    if settings.production and settings.audit_capture == "full":
+        _log.warning(
+            "prompts and answers are kept as they came, personal data and all",
+            setting="WEAVER_AUDIT_CAPTURE=full",
+        )
     kinds = KINDS[settings.audit_capture]
     return CaptureRule(kinds, settings.audit_capture_max_bytes) if kinds else None
 

@@ -34,6 +34,9 @@ async def test_a_body_reaches_the_gateway_byte_for_byte(
     ("http_method", "path", "method"),
     [
         ("GET", "/health", "Health"),
+        ("GET", "/health/live", "Health"),
+        ("GET", "/health/ready", "Health"),
+        ("GET", "/v1/health", "GetHealthDetails"),
         ("GET", "/v1/whoami", "WhoAmI"),
         ("GET", "/v1/models", "ListModels"),
         ("GET", "/v1/models/stub-model", "GetModel"),

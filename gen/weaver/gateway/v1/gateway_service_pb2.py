@@ -27,7 +27,7 @@ from google.api import httpbody_pb2 as google_dot_api_dot_httpbody__pb2
 from weaver.common.v1 import usage_pb2 as weaver_dot_common_dot_v1_dot_usage__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'weaver/gateway/v1/gateway_service.proto\x12\x11weaver.gateway.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x19google/api/httpbody.proto\x1a\x1cweaver/common/v1/usage.proto\"\x0f\n\rHealthRequest\"\x1e\n\rWhoAmIRequest\x12\r\n\x05model\x18\x01 \x01(\t\"\x13\n\x11ListModelsRequest\"\x1d\n\x0fGetModelRequest\x12\n\n\x02id\x18\x01 \x01(\t\">\n\x07Message\x12%\n\x04role\x18\x01 \x01(\x0e\x32\x17.weaver.gateway.v1.Role\x12\x0c\n\x04text\x18\x02 \x01(\t\"\xc9\x01\n\x0fGenerateRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12,\n\x08messages\x18\x02 \x03(\x0b\x32\x1a.weaver.gateway.v1.Message\x12\x19\n\x11max_output_tokens\x18\x03 \x01(\r\x12\x18\n\x0btemperature\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12\x12\n\x05top_p\x18\x05 \x01(\x01H\x01\x88\x01\x01\x12\x16\n\x0estop_sequences\x18\x06 \x03(\tB\x0e\n\x0c_temperatureB\x08\n\x06_top_p\"0\n\x0fRecordReference\x12\x0e\n\x06origin\x18\x01 \x01(\t\x12\r\n\x05index\x18\x02 \x01(\x04\"\xdd\x01\n\x10GenerateResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x15\n\rfinish_reason\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x10\n\x08provider\x18\x04 \x01(\t\x12&\n\x05usage\x18\x05 \x01(\x0b\x32\x17.weaver.common.v1.Usage\x12\x13\n\x0b\x63ost_micros\x18\x06 \x01(\x03\x12\x12\n\nrequest_id\x18\x07 \x01(\t\x12\x32\n\x06record\x18\x08 \x01(\x0b\x32\".weaver.gateway.v1.RecordReference\"L\n\x15GenerateStreamRequest\x12\x33\n\x07request\x18\x01 \x01(\x0b\x32\".weaver.gateway.v1.GenerateRequest\"\x9c\x01\n\x16GenerateStreamResponse\x12\x14\n\ntext_delta\x18\x01 \x01(\tH\x00\x12\x33\n\x04\x64one\x18\x02 \x01(\x0b\x32#.weaver.gateway.v1.GenerateResponseH\x00\x12/\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x1e.weaver.gateway.v1.StreamErrorH\x00\x42\x06\n\x04step\"B\n\x0bStreamError\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t*P\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_SYSTEM\x10\x01\x12\r\n\tROLE_USER\x10\x02\x12\x12\n\x0eROLE_ASSISTANT\x10\x03\x32\xf7\x07\n\x0eGatewayService\x12Q\n\x06Health\x12 .weaver.gateway.v1.HealthRequest\x1a\x14.google.api.HttpBody\"\x0f\x82\xd3\xe4\x93\x02\t\x12\x07/health\x12T\n\x06WhoAmI\x12 .weaver.gateway.v1.WhoAmIRequest\x1a\x14.google.api.HttpBody\"\x12\x82\xd3\xe4\x93\x02\x0c\x12\n/v1/whoami\x12S\n\x08Generate\x12\".weaver.gateway.v1.GenerateRequest\x1a#.weaver.gateway.v1.GenerateResponse\x12g\n\x0eGenerateStream\x12(.weaver.gateway.v1.GenerateStreamRequest\x1a).weaver.gateway.v1.GenerateStreamResponse0\x01\x12`\n\x0f\x43hatCompletions\x12\x14.google.api.HttpBody\x1a\x14.google.api.HttpBody\"\x1f\x82\xd3\xe4\x93\x02\x19\"\x14/v1/chat/completions:\x01*0\x01\x12S\n\tResponses\x12\x14.google.api.HttpBody\x1a\x14.google.api.HttpBody\"\x18\x82\xd3\xe4\x93\x02\x12\"\r/v1/responses:\x01*0\x01\x12Q\n\x08Messages\x12\x14.google.api.HttpBody\x1a\x14.google.api.HttpBody\"\x17\x82\xd3\xe4\x93\x02\x11\"\x0c/v1/messages:\x01*0\x01\x12_\n\x0b\x43ountTokens\x12\x14.google.api.HttpBody\x1a\x14.google.api.HttpBody\"$\x82\xd3\xe4\x93\x02\x1e\"\x19/v1/messages/count_tokens:\x01*\x12S\n\nEmbeddings\x12\x14.google.api.HttpBody\x1a\x14.google.api.HttpBody\"\x19\x82\xd3\xe4\x93\x02\x13\"\x0e/v1/embeddings:\x01*\x12\\\n\nListModels\x12$.weaver.gateway.v1.ListModelsRequest\x1a\x14.google.api.HttpBody\"\x12\x82\xd3\xe4\x93\x02\x0c\x12\n/v1/models\x12`\n\x08GetModel\x12\".weaver.gateway.v1.GetModelRequest\x1a\x14.google.api.HttpBody\"\x1a\x82\xd3\xe4\x93\x02\x14\x12\x12/v1/models/{id=**}b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'weaver/gateway/v1/gateway_service.proto\x12\x11weaver.gateway.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x19google/api/httpbody.proto\x1a\x1cweaver/common/v1/usage.proto\"\x1e\n\rHealthRequest\x12\r\n\x05probe\x18\x01 \x01(\t\"\x19\n\x17GetHealthDetailsRequest\"\x1e\n\rWhoAmIRequest\x12\r\n\x05model\x18\x01 \x01(\t\"\x13\n\x11ListModelsRequest\"\x1d\n\x0fGetModelRequest\x12\n\n\x02id\x18\x01 \x01(\t\">\n\x07Message\x12%\n\x04role\x18\x01 \x01(\x0e\x32\x17.weaver.gateway.v1.Role\x12\x0c\n\x04text\x18\x02 \x01(\t\"\xc9\x01\n\x0fGenerateRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12,\n\x08messages\x18\x02 \x03(\x0b\x32\x1a.weaver.gateway.v1.Message\x12\x19\n\x11max_output_tokens\x18\x03 \x01(\r\x12\x18\n\x0btemperature\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12\x12\n\x05top_p\x18\x05 \x01(\x01H\x01\x88\x01\x01\x12\x16\n\x0estop_sequences\x18\x06 \x03(\tB\x0e\n\x0c_temperatureB\x08\n\x06_top_p\"0\n\x0fRecordReference\x12\x0e\n\x06origin\x18\x01 \x01(\t\x12\r\n\x05index\x18\x02 \x01(\x04\"\xdd\x01\n\x10GenerateResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x15\n\rfinish_reason\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x10\n\x08provider\x18\x04 \x01(\t\x12&\n\x05usage\x18\x05 \x01(\x0b\x32\x17.weaver.common.v1.Usage\x12\x13\n\x0b\x63ost_micros\x18\x06 \x01(\x03\x12\x12\n\nrequest_id\x18\x07 \x01(\t\x12\x32\n\x06record\x18\x08 \x01(\x0b\x32\".weaver.gateway.v1.RecordReference\"L\n\x15GenerateStreamRequest\x12\x33\n\x07request\x18\x01 \x01(\x0b\x32\".weaver.gateway.v1.GenerateRequest\"\x9c\x01\n\x16GenerateStreamResponse\x12\x14\n\ntext_delta\x18\x01 \x01(\tH\x00\x12\x33\n\x04\x64one\x18\x02 \x01(\x0b\x32#.weaver.gateway.v1.GenerateResponseH\x00\x12/\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x1e.weaver.gateway.v1.StreamErrorH\x00\x42\x06\n\x04step\"B\n\x0bStreamError\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t*P\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_SYSTEM\x10\x01\x12\r\n\tROLE_USER\x10\x02\x12\x12\n\x0eROLE_ASSISTANT\x10\x03\x32\xf4\x08\n\x0eGatewayService\x12\x64\n\x06Health\x12 .weaver.gateway.v1.HealthRequest\x1a\x14.google.api.HttpBody\"\"\x82\xd3\xe4\x93\x02\x1c\x12\x07/healthZ\x11\x12\x0f/health/{probe}\x12h\n\x10GetHealthDetails\x12*.weaver.gateway.v1.GetHealthDetailsRequest\x1a\x14.google.api.HttpBody\"\x12\x82\xd3\xe4\x93\x02\x0c\x12\n/v1/health\x12T\n\x06WhoAmI\x12 .weaver.gateway.v1.WhoAmIRequest\x1a\x14.google.api.HttpBody\"\x12\x82\xd3\xe4\x93\x02\x0c\x12\n/v1/whoami\x12S\n\x08Generate\x12\".weaver.gateway.v1.GenerateRequest\x1a#.weaver.gateway.v1.GenerateResponse\x12g\n\x0eGenerateStream\x12(.weaver.gateway.v1.GenerateStreamRequest\x1a).weaver.gateway.v1.GenerateStreamResponse0\x01\x12`\n\x0f\x43hatCompletions\x12\x14.google.api.HttpBody\x1a\x14.google.api.HttpBody\"\x1f\x82\xd3\xe4\x93\x02\x19\"\x14/v1/chat/completions:\x01*0\x01\x12S\n\tResponses\x12\x14.google.api.HttpBody\x1a\x14.google.api.HttpBody\"\x18\x82\xd3\xe4\x93\x02\x12\"\r/v1/responses:\x01*0\x01\x12Q\n\x08Messages\x12\x14.google.api.HttpBody\x1a\x14.google.api.HttpBody\"\x17\x82\xd3\xe4\x93\x02\x11\"\x0c/v1/messages:\x01*0\x01\x12_\n\x0b\x43ountTokens\x12\x14.google.api.HttpBody\x1a\x14.google.api.HttpBody\"$\x82\xd3\xe4\x93\x02\x1e\"\x19/v1/messages/count_tokens:\x01*\x12S\n\nEmbeddings\x12\x14.google.api.HttpBody\x1a\x14.google.api.HttpBody\"\x19\x82\xd3\xe4\x93\x02\x13\"\x0e/v1/embeddings:\x01*\x12\\\n\nListModels\x12$.weaver.gateway.v1.ListModelsRequest\x1a\x14.google.api.HttpBody\"\x12\x82\xd3\xe4\x93\x02\x0c\x12\n/v1/models\x12`\n\x08GetModel\x12\".weaver.gateway.v1.GetModelRequest\x1a\x14.google.api.HttpBody\"\x1a\x82\xd3\xe4\x93\x02\x14\x12\x12/v1/models/{id=**}b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,7 +35,9 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'weaver.gateway.v1.gateway_s
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_GATEWAYSERVICE'].methods_by_name['Health']._loaded_options = None
-  _globals['_GATEWAYSERVICE'].methods_by_name['Health']._serialized_options = b'\202\323\344\223\002\t\022\007/health'
+  _globals['_GATEWAYSERVICE'].methods_by_name['Health']._serialized_options = b'\202\323\344\223\002\034\022\007/healthZ\021\022\017/health/{probe}'
+  _globals['_GATEWAYSERVICE'].methods_by_name['GetHealthDetails']._loaded_options = None
+  _globals['_GATEWAYSERVICE'].methods_by_name['GetHealthDetails']._serialized_options = b'\202\323\344\223\002\014\022\n/v1/health'
   _globals['_GATEWAYSERVICE'].methods_by_name['WhoAmI']._loaded_options = None
   _globals['_GATEWAYSERVICE'].methods_by_name['WhoAmI']._serialized_options = b'\202\323\344\223\002\014\022\n/v1/whoami'
   _globals['_GATEWAYSERVICE'].methods_by_name['ChatCompletions']._loaded_options = None
@@ -52,30 +54,32 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GATEWAYSERVICE'].methods_by_name['ListModels']._serialized_options = b'\202\323\344\223\002\014\022\n/v1/models'
   _globals['_GATEWAYSERVICE'].methods_by_name['GetModel']._loaded_options = None
   _globals['_GATEWAYSERVICE'].methods_by_name['GetModel']._serialized_options = b'\202\323\344\223\002\024\022\022/v1/models/{id=**}'
-  _globals['_ROLE']._serialized_start=1097
-  _globals['_ROLE']._serialized_end=1177
+  _globals['_ROLE']._serialized_start=1139
+  _globals['_ROLE']._serialized_end=1219
   _globals['_HEALTHREQUEST']._serialized_start=149
-  _globals['_HEALTHREQUEST']._serialized_end=164
-  _globals['_WHOAMIREQUEST']._serialized_start=166
-  _globals['_WHOAMIREQUEST']._serialized_end=196
-  _globals['_LISTMODELSREQUEST']._serialized_start=198
-  _globals['_LISTMODELSREQUEST']._serialized_end=217
-  _globals['_GETMODELREQUEST']._serialized_start=219
-  _globals['_GETMODELREQUEST']._serialized_end=248
-  _globals['_MESSAGE']._serialized_start=250
-  _globals['_MESSAGE']._serialized_end=312
-  _globals['_GENERATEREQUEST']._serialized_start=315
-  _globals['_GENERATEREQUEST']._serialized_end=516
-  _globals['_RECORDREFERENCE']._serialized_start=518
-  _globals['_RECORDREFERENCE']._serialized_end=566
-  _globals['_GENERATERESPONSE']._serialized_start=569
-  _globals['_GENERATERESPONSE']._serialized_end=790
-  _globals['_GENERATESTREAMREQUEST']._serialized_start=792
-  _globals['_GENERATESTREAMREQUEST']._serialized_end=868
-  _globals['_GENERATESTREAMRESPONSE']._serialized_start=871
-  _globals['_GENERATESTREAMRESPONSE']._serialized_end=1027
-  _globals['_STREAMERROR']._serialized_start=1029
-  _globals['_STREAMERROR']._serialized_end=1095
-  _globals['_GATEWAYSERVICE']._serialized_start=1180
-  _globals['_GATEWAYSERVICE']._serialized_end=2195
+  _globals['_HEALTHREQUEST']._serialized_end=179
+  _globals['_GETHEALTHDETAILSREQUEST']._serialized_start=181
+  _globals['_GETHEALTHDETAILSREQUEST']._serialized_end=206
+  _globals['_WHOAMIREQUEST']._serialized_start=208
+  _globals['_WHOAMIREQUEST']._serialized_end=238
+  _globals['_LISTMODELSREQUEST']._serialized_start=240
+  _globals['_LISTMODELSREQUEST']._serialized_end=259
+  _globals['_GETMODELREQUEST']._serialized_start=261
+  _globals['_GETMODELREQUEST']._serialized_end=290
+  _globals['_MESSAGE']._serialized_start=292
+  _globals['_MESSAGE']._serialized_end=354
+  _globals['_GENERATEREQUEST']._serialized_start=357
+  _globals['_GENERATEREQUEST']._serialized_end=558
+  _globals['_RECORDREFERENCE']._serialized_start=560
+  _globals['_RECORDREFERENCE']._serialized_end=608
+  _globals['_GENERATERESPONSE']._serialized_start=611
+  _globals['_GENERATERESPONSE']._serialized_end=832
+  _globals['_GENERATESTREAMREQUEST']._serialized_start=834
+  _globals['_GENERATESTREAMREQUEST']._serialized_end=910
+  _globals['_GENERATESTREAMRESPONSE']._serialized_start=913
+  _globals['_GENERATESTREAMRESPONSE']._serialized_end=1069
+  _globals['_STREAMERROR']._serialized_start=1071
+  _globals['_STREAMERROR']._serialized_end=1137
+  _globals['_GATEWAYSERVICE']._serialized_start=1222
+  _globals['_GATEWAYSERVICE']._serialized_end=2362
 # @@protoc_insertion_point(module_scope)

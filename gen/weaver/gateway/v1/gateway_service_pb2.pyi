@@ -54,6 +54,30 @@ class HealthRequest(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    PROBE_FIELD_NUMBER: _builtins.int
+    probe: _builtins.str
+    """`live` asks only whether this process answers, `ready` only whether calls can be served; empty
+    for everything that anybody may know.
+    """
+    def __init__(
+        self,
+        *,
+        probe: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["probe", b"probe"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HealthRequest: _TypeAlias = HealthRequest  # noqa: Y015
+
+@_typing.final
+class GetHealthDetailsRequest(_message.Message):
+    """GetHealthDetailsRequest asks how everything is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
     def __init__(
         self,
     ) -> None: ...
@@ -63,7 +87,7 @@ class HealthRequest(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___HealthRequest: _TypeAlias = HealthRequest  # noqa: Y015
+Global___GetHealthDetailsRequest: _TypeAlias = GetHealthDetailsRequest  # noqa: Y015
 
 @_typing.final
 class WhoAmIRequest(_message.Message):

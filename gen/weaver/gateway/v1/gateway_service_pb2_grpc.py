@@ -47,6 +47,11 @@ class GatewayServiceStub:
                 request_serializer=weaver_dot_gateway_dot_v1_dot_gateway__service__pb2.HealthRequest.SerializeToString,
                 response_deserializer=google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
                 _registered_method=True)
+        self.GetHealthDetails = channel.unary_unary(
+                '/weaver.gateway.v1.GatewayService/GetHealthDetails',
+                request_serializer=weaver_dot_gateway_dot_v1_dot_gateway__service__pb2.GetHealthDetailsRequest.SerializeToString,
+                response_deserializer=google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
+                _registered_method=True)
         self.WhoAmI = channel.unary_unary(
                 '/weaver.gateway.v1.GatewayService/WhoAmI',
                 request_serializer=weaver_dot_gateway_dot_v1_dot_gateway__service__pb2.WhoAmIRequest.SerializeToString,
@@ -110,9 +115,20 @@ class GatewayServiceServicer:
     """
 
     def Health(self, request, context):
-        """Reports whether the suite can serve, and each dependency's state.
+        """Reports whether the suite can serve, and how the parts are that it cannot do without.
 
-        Needs no credential. Errors: UNAVAILABLE (not ready), with the same JSON.
+        Needs no credential. Errors: UNAVAILABLE (not ready), with the same JSON; NOT_FOUND (no such
+        probe).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetHealthDetails(self, request, context):
+        """Reports the same with every dependency of every part, the load and the policies.
+
+        For callers who may read what administrators see. It is answered while the log is away, so it
+        is not recorded. Errors: UNAUTHENTICATED, PERMISSION_DENIED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -221,6 +237,11 @@ def add_GatewayServiceServicer_to_server(servicer, server):
                     request_deserializer=weaver_dot_gateway_dot_v1_dot_gateway__service__pb2.HealthRequest.FromString,
                     response_serializer=google_dot_api_dot_httpbody__pb2.HttpBody.SerializeToString,
             ),
+            'GetHealthDetails': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetHealthDetails,
+                    request_deserializer=weaver_dot_gateway_dot_v1_dot_gateway__service__pb2.GetHealthDetailsRequest.FromString,
+                    response_serializer=google_dot_api_dot_httpbody__pb2.HttpBody.SerializeToString,
+            ),
             'WhoAmI': grpc.unary_unary_rpc_method_handler(
                     servicer.WhoAmI,
                     request_deserializer=weaver_dot_gateway_dot_v1_dot_gateway__service__pb2.WhoAmIRequest.FromString,
@@ -305,6 +326,33 @@ class GatewayService:
             target,
             '/weaver.gateway.v1.GatewayService/Health',
             weaver_dot_gateway_dot_v1_dot_gateway__service__pb2.HealthRequest.SerializeToString,
+            google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetHealthDetails(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/weaver.gateway.v1.GatewayService/GetHealthDetails',
+            weaver_dot_gateway_dot_v1_dot_gateway__service__pb2.GetHealthDetailsRequest.SerializeToString,
             google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
             options,
             channel_credentials,

@@ -42,9 +42,16 @@ class GatewayServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> GatewayServiceAsyncStub: ...
     Health: _grpc.UnaryUnaryMultiCallable[_gateway_service_pb2.HealthRequest, _httpbody_pb2.HttpBody]
-    """Reports whether the suite can serve, and each dependency's state.
+    """Reports whether the suite can serve, and how the parts are that it cannot do without.
 
-    Needs no credential. Errors: UNAVAILABLE (not ready), with the same JSON.
+    Needs no credential. Errors: UNAVAILABLE (not ready), with the same JSON; NOT_FOUND (no such
+    probe).
+    """
+    GetHealthDetails: _grpc.UnaryUnaryMultiCallable[_gateway_service_pb2.GetHealthDetailsRequest, _httpbody_pb2.HttpBody]
+    """Reports the same with every dependency of every part, the load and the policies.
+
+    For callers who may read what administrators see. It is answered while the log is away, so it
+    is not recorded. Errors: UNAUTHENTICATED, PERMISSION_DENIED.
     """
     WhoAmI: _grpc.UnaryUnaryMultiCallable[_gateway_service_pb2.WhoAmIRequest, _httpbody_pb2.HttpBody]
     """Tells a caller who they are taken for, and what they have used of each of their limits.
@@ -115,9 +122,16 @@ class GatewayServiceAsyncStub(GatewayServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Health: _aio.UnaryUnaryMultiCallable[_gateway_service_pb2.HealthRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
-    """Reports whether the suite can serve, and each dependency's state.
+    """Reports whether the suite can serve, and how the parts are that it cannot do without.
 
-    Needs no credential. Errors: UNAVAILABLE (not ready), with the same JSON.
+    Needs no credential. Errors: UNAVAILABLE (not ready), with the same JSON; NOT_FOUND (no such
+    probe).
+    """
+    GetHealthDetails: _aio.UnaryUnaryMultiCallable[_gateway_service_pb2.GetHealthDetailsRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
+    """Reports the same with every dependency of every part, the load and the policies.
+
+    For callers who may read what administrators see. It is answered while the log is away, so it
+    is not recorded. Errors: UNAUTHENTICATED, PERMISSION_DENIED.
     """
     WhoAmI: _aio.UnaryUnaryMultiCallable[_gateway_service_pb2.WhoAmIRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
     """Tells a caller who they are taken for, and what they have used of each of their limits.
@@ -191,9 +205,22 @@ class GatewayServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _gateway_service_pb2.HealthRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_httpbody_pb2.HttpBody, _abc.Awaitable[_httpbody_pb2.HttpBody]]:
-        """Reports whether the suite can serve, and each dependency's state.
+        """Reports whether the suite can serve, and how the parts are that it cannot do without.
 
-        Needs no credential. Errors: UNAVAILABLE (not ready), with the same JSON.
+        Needs no credential. Errors: UNAVAILABLE (not ready), with the same JSON; NOT_FOUND (no such
+        probe).
+        """
+
+    @_abc_1.abstractmethod
+    def GetHealthDetails(
+        self,
+        request: _gateway_service_pb2.GetHealthDetailsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_httpbody_pb2.HttpBody, _abc.Awaitable[_httpbody_pb2.HttpBody]]:
+        """Reports the same with every dependency of every part, the load and the policies.
+
+        For callers who may read what administrators see. It is answered while the log is away, so it
+        is not recorded. Errors: UNAUTHENTICATED, PERMISSION_DENIED.
         """
 
     @_abc_1.abstractmethod
