@@ -74,7 +74,7 @@ class JWKSClient:
 
     async def _get(self) -> bytes:
         async with self._client.stream("GET", self._url) as response:
-            if response.is_redirect:
+            if response.has_redirect_location:
                 msg = "the issuer redirects, and redirects are not followed: set the last address"
                 raise FetchError(msg)
             if response.status_code != _OK:
