@@ -1,18 +1,22 @@
-"""AdminService on the wire: usage and policies; keys are not administered here yet.
+"""AdminService on the wire: usage and policies here, API keys in `api_key_servicer`.
 
 It authenticates, authorises and counts like every other surface, and what is read is recorded
 before it is answered.
 """
 
+import contextlib
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Any
 
 import msgspec
 from google.api import httpbody_pb2
 
-from services.common.errors import InvalidArgument, Unimplemented
+from services.common.errors import InvalidArgument, NotFound
 from services.gateway import http
+from services.gateway.api_key_servicer import ApiKeyMethods
+from services.gateway.apikeys.text import is_id
+from services.gateway.apikeys.wiring import ManagedKeys
 from services.gateway.authorization import Scope
 from services.gateway.calls import Ask, Surface
 from services.gateway.limit_reader import LimitReader, usage_json
@@ -27,20 +31,15 @@ LONGEST_NAME = 256
 MOST_ROLES = 32
 
 
-def _unserved(_: bytes, __: int) -> Ask:
-    raise Unimplemented("API keys are not administered here yet.")
-
-
 def _no_model(body: bytes, _: int) -> Ask:
     return Ask("", body, stream=False, input_tokens=0, output_tokens=0)
 
 
-ADMIN = Surface("admin", Scope.ADMIN, _unserved)
 USAGE = Surface("admin.usage", Scope.ADMIN_READ, _no_model)
 POLICIES = Surface("admin.policies", Scope.ADMIN_READ, _no_model)
 
 
-class AdminServicer(admin_service_pb2_grpc.AdminServiceServicer):
+class AdminServicer(ApiKeyMethods, admin_service_pb2_grpc.AdminServiceServicer):
     """See `weaver.gateway.v1.AdminService`.
 
     Args:
@@ -48,10 +47,12 @@ class AdminServicer(admin_service_pb2_grpc.AdminServiceServicer):
         limits: tells usage and the limiter's policy.
         policies: tells what else the deployment has decided.
         default_tenant: the tenant of principals that are named without one.
-        api_key_roles: the roles of API keys, where none are named.
+        api_key_roles: the roles of the environment's API keys, where none are named.
+        keys: the managed keys; None where there are none.
+        known_roles: tells which roles there are.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each is one neighbour or one declared choice
         self,
         pipeline: Pipeline,
         limits: LimitReader,
@@ -59,19 +60,20 @@ class AdminServicer(admin_service_pb2_grpc.AdminServiceServicer):
         *,
         default_tenant: str,
         api_key_roles: tuple[str, ...],
+        keys: ManagedKeys | None,
+        known_roles: Callable[[], Collection[str]],
     ) -> None:
         """See the class."""
-        self._pipeline = pipeline
+        super().__init__(pipeline, keys, known_roles, default_tenant)
         self._limits = limits
         self._policies = policies
-        self._default_tenant = default_tenant
         self._api_key_roles = api_key_roles
 
     async def GetUsage(self, request: pb.GetUsageRequest, context: Any) -> Any:
         """Tell what a principal has used of each limit, rules in shadow mode too."""
 
         async def reading(_: Principal) -> bytes:
-            principal = self._principal(request)
+            principal = await self._principal(request)
             usages = await self._limits.usage(principal, request.model)
             whose = {
                 "tenant": principal.tenant,
@@ -93,21 +95,7 @@ class AdminServicer(admin_service_pb2_grpc.AdminServiceServicer):
 
         return await self._read(POLICIES, request, context, reading)
 
-    async def _refuse(self, request: Any, context: Any) -> Any:
-        async def nothing(_: Principal) -> bytes:
-            return b""  # reading the request has refused it already
-
-        return await self._read(ADMIN, request, context, nothing)
-
-    CreateApiKey = _refuse
-    ListApiKeys = _refuse
-    GetApiKey = _refuse
-    DisableApiKey = _refuse
-    RotateApiKey = _refuse
-    EnableApiKey = _refuse
-    UpdateApiKey = _refuse
-
-    def _principal(self, request: pb.GetUsageRequest) -> Principal:
+    async def _principal(self, request: pb.GetUsageRequest) -> Principal:
         if not request.subject:
             raise InvalidArgument.of_field("subject", "is missing: whose usage is meant?")
         for field in ("tenant", "issuer", "subject", "model"):
@@ -116,6 +104,12 @@ class AdminServicer(admin_service_pb2_grpc.AdminServiceServicer):
         if len(request.roles) > MOST_ROLES:
             raise InvalidArgument.of_field("roles", f"must be at most {MOST_ROLES}.")
         issuer = request.issuer or API_KEY
+        if issuer == API_KEY and self._keys is not None and is_id(request.subject):
+            with contextlib.suppress(NotFound):
+                key = await self._keys.administration.get(request.subject)
+                if request.tenant in {"", key.tenant}:
+                    # It is counted by its own roles and limits, whatever is asked.
+                    return key.principal(key.secrets[0])
         roles = tuple(request.roles) or (self._api_key_roles if issuer == API_KEY else ())
         return Principal(
             request.tenant or self._default_tenant,

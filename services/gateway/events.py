@@ -26,6 +26,7 @@ class EventType(Enum):
     OUTCOME = "outcome"
     REFUSAL = "refusal"
     AUDIT_READ = "audit_read"
+    ADMINISTRATION = "administration"
     CONFIGURATION_CHANGED = "configuration_changed"
     SERVICE_STARTED = "service_started"
     SERVICE_STOPPED = "service_stopped"

@@ -180,10 +180,21 @@ class Exchange:
 
     def note_read(self, what: Mapping[str, str]) -> None:
         """Record what was read; it is durable once the outcome is, which follows it."""
-        event = self._event(EventType.AUDIT_READ)
+        self._recorder.submit(self._noted(EventType.AUDIT_READ, what), must=True)
+
+    async def note_order(self, what: Mapping[str, str]) -> None:
+        """Record what is about to be changed, and wait until that is durable.
+
+        Raises:
+            Unavailable: the log does not answer.
+        """
+        await self._recorder.submit(self._noted(EventType.ADMINISTRATION, what))
+
+    def _noted(self, kind: EventType, what: Mapping[str, str]) -> Event:
+        event = self._event(kind)
         event.intent_id = None if self._intent is None else self._intent.id
         event.attributes = dict(what)
-        self._recorder.submit(event, must=True)
+        return event
 
     def leave(self) -> None:
         """Take note that the prompt is on its way to a provider."""

@@ -152,7 +152,8 @@ class Pipeline:
         principal = await self.authenticate(header)
         permissions = self._authorizer.require(principal, LISTING)
         models = await self._catalogue.models(principal.roles)
-        return [model for model in models if permissions.may_see(model.id)]
+        visible = [model for model in models if permissions.may_see(model.id)]
+        return [model for model in visible if principal.may_use(model.id)]
 
     async def run(self, call: Call) -> Response:
         """Take one model call through the path.
@@ -185,13 +186,15 @@ class Pipeline:
         call: Call,
         reading: Callable[[Principal], Awaitable[Result]],
         what: Callable[[Result], Mapping[str, str]] | None = None,
+        order: Callable[[], Mapping[str, str]] | None = None,
     ) -> tuple[Result, Admission, RecordReference | None]:
-        """Take a reading of audit data through the path: recorded before and after, like a call.
+        """Take what calls no model through the path: recorded before and after, like a call.
 
         Args:
             call: the request.
             reading: does it.
             what: tells what was read, for a record of its own.
+            order: tells what is about to be changed, for a record that is durable before it is.
 
         Raises:
             WeaverError: the reading is refused, or failed.
@@ -199,6 +202,8 @@ class Pipeline:
         exchange = await self._admit(call)
         try:
             await exchange.open(strict=True)
+            if order is not None:
+                await exchange.note_order(order())
             result = await reading(exchange.principal)
             if what is not None:
                 exchange.note_read(what(result))
@@ -253,7 +258,8 @@ class Pipeline:
             model = None
             if call.surface.dialect:
                 model = await self._catalogue.find(ask.model, principal.roles)
-                if not permissions.may_use(call.surface.name, ask.model):
+                allowed = permissions.may_use(call.surface.name, ask.model)
+                if not (allowed and principal.may_use(ask.model)):
                     raise unknown_model(ask.model)  # noqa: TRY301 - a refusal like the others
                 self._check_dialect(call, model)
                 if 0 < model.context_tokens < ask.input_tokens:

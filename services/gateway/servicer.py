@@ -12,6 +12,7 @@ from google.api import httpbody_pb2
 from services.common import logs
 from services.common.errors import Internal, Unavailable, WeaverError
 from services.gateway import anthropic, http, openai, responses, typed
+from services.gateway.apikeys.documents import grant_document
 from services.gateway.authorization import Scope
 from services.gateway.calls import CACHE_CONTROL, Ask, StreamedResponse, Surface, WholeResponse
 from services.gateway.catalogue import unknown_model
@@ -151,6 +152,7 @@ class GatewayServicer(gateway_service_pb2_grpc.GatewayServiceServicer):
                 "issuer": principal.issuer,
                 "subject": principal.subject,
                 "roles": list(principal.roles),
+                "api_key": grant_document(principal.grant),
                 "usage": usage,
             }
             return httpbody_pb2.HttpBody(content_type=JSON, data=msgspec.json.encode(body))

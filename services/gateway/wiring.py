@@ -30,6 +30,8 @@ from services.gateway import access, audit_client, limit_client, model_client, o
 from services.gateway.admin_servicer import AdminServicer
 from services.gateway.admission import Capacity, Door
 from services.gateway.admission_metrics import AdmissionMetrics, SheddingLog
+from services.gateway.apikeys.metrics import KeyReports
+from services.gateway.apikeys.wiring import ManagedKeys, open_keys
 from services.gateway.audit_admin_servicer import AuditAdminServicer
 from services.gateway.audit_client import AuditClient
 from services.gateway.audit_servicer import AuditReaderServicer
@@ -147,8 +149,12 @@ async def build(
     if "jwt" in settings.auth_mode:
         tokens = open_tokens(settings, stack, clock, changes)
     door = _door(settings, clock, registry)
+    keys = None
+    if "api_key" in settings.auth_mode and settings.manages_api_keys:
+        reports = KeyReports(registry, health, reporter.configuration_changed)
+        keys = await open_keys(settings, stack, clock, reports)
     pipeline = Pipeline(
-        authenticator=_authenticator(settings, tokens),
+        authenticator=_authenticator(settings, tokens, keys),
         authorizer=authorizer,
         door=door,
         catalogue=Catalogue(model, clock),
@@ -189,6 +195,8 @@ async def build(
         partial(_policies, settings, audit),
         default_tenant=settings.default_tenant,
         api_key_roles=settings.api_key_roles,
+        keys=keys,
+        known_roles=lambda: authorizer.policy.roles,
     )
 
     def register(server: Any) -> None:  # noqa: ANN401 - gRPC's or local
@@ -238,13 +246,15 @@ async def _open(settings: GatewaySettings, stack: AsyncExitStack) -> Neighbours:
     )
 
 
-def _authenticator(settings: GatewaySettings, tokens: Tokens | None) -> Authenticator:
+def _authenticator(
+    settings: GatewaySettings, tokens: Tokens | None, managed: ManagedKeys | None
+) -> Authenticator:
     keys = None
     if "api_key" in settings.auth_mode:
         keys = APIKeys(
             settings.api_keys, tenant=settings.default_tenant, roles=settings.api_key_roles
         )
-    return Authenticator(keys, tokens)
+    return Authenticator(keys, tokens, None if managed is None else managed.cache)
 
 
 def _door(settings: GatewaySettings, clock: SystemClock, registry: CollectorRegistry) -> Door:

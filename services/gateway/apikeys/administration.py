@@ -1,19 +1,17 @@
 """What administrators do with keys: make, change, rotate, list; who may is decided elsewhere."""
 
-import datetime as dt
 from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
 from services.common.clock import Clock
 from services.common.errors import NotFound, Unavailable
 from services.gateway.apikeys import text
-from services.gateway.apikeys.key import ApiKey, Secret, new_key
+from services.gateway.apikeys.key import ApiKey, new_key
 from services.gateway.apikeys.order import NewKey
 from services.gateway.apikeys.ports import KeyStore, KeysUnavailable, Written
 from services.gateway.apikeys.seen import Seen
-from services.gateway.principal import OwnLimits
 
 TRIES: Final = 5
 CHUNK: Final = 1_000
@@ -66,6 +64,10 @@ class Administration:
         self._give_back = give_back
         self._clock = clock
         self._past_gateway = past_gateway
+
+    def now(self) -> float:
+        """Return the time by which keys are judged, in Unix seconds."""
+        return self._clock.time()
 
     async def create(self, made: text.Made, order: NewKey, by: str) -> Written:
         """Make a key.
@@ -173,46 +175,6 @@ class Administration:
         return msgspec.structs.replace(
             key, changed=now, changed_by=by[:512], past_gateway=self._past_gateway
         )
-
-
-def document(key: ApiKey, now: float) -> dict[str, Any]:
-    """Return a key as administrators see it: everything but the key."""
-    return {
-        "id": key.id,
-        "tenant": key.tenant,
-        "owner": key.owner,
-        "roles": list(key.roles),
-        "models": list(key.models),
-        "limits": limits_document(key.limits),
-        "state": key.state(now),
-        "created_time": rfc3339(key.created),
-        "expire_time": rfc3339(key.expires),
-        "changed_time": rfc3339(key.changed),
-        "changed_by": key.changed_by or None,
-        "version": key.version,
-        "secrets": [_secret(secret, now) for secret in key.secrets],
-    }
-
-
-def limits_document(limits: OwnLimits | None) -> dict[str, float]:
-    """Return the limits that are set."""
-    values = {} if limits is None else msgspec.to_builtins(limits)
-    return {name: value for name, value in values.items() if value}
-
-
-def rfc3339(seconds: int) -> str | None:
-    """Return a time as RFC 3339 writes it; None for 0."""
-    if not seconds:
-        return None
-    return dt.datetime.fromtimestamp(seconds, dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def _secret(secret: Secret, now: float) -> dict[str, Any]:
-    return {
-        "created_time": rfc3339(secret.created),
-        "expire_time": rfc3339(secret.expires),
-        "state": "expired" if secret.expired(now) else "active",
-    }
 
 
 def _unavailable(error: KeysUnavailable) -> Unavailable:

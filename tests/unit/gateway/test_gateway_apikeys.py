@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from services.common.errors import InvalidArgument, NotFound, Unauthenticated, Unavailable
 from services.gateway.apikeys import text
-from services.gateway.apikeys.administration import Administration, Filter, document
+from services.gateway.apikeys.administration import Administration, Filter
 from services.gateway.apikeys.cache import MOST_REFUSED, KeyCache
+from services.gateway.apikeys.documents import document
 from services.gateway.apikeys.follower import Follower
 from services.gateway.apikeys.key import ApiKey, digest_of
 from services.gateway.apikeys.order import Edit, NewKey

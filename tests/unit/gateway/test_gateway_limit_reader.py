@@ -103,6 +103,8 @@ def admin(suite: Suite, limits: Limits) -> AdminServicer:
         lambda: {"audit_capture": "none"},
         default_tenant="t",
         api_key_roles=("user",),
+        keys=None,
+        known_roles=lambda: ("user",),
     )
 
 
