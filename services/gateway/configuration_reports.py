@@ -50,6 +50,10 @@ class ConfigurationReports:
         """Take note of the file of roles, likewise."""
         self._read("roles", problem, before, now)
 
+    def content_policy_read(self, problem: str, before: str, now: str) -> None:
+        """Take note of the content policy, likewise."""
+        self._read("content_policy", problem, before, now)
+
     def _read(self, setting: str, problem: str, before: str, now: str) -> None:
         good = not problem
         self._health.set(setting, good, problem)

@@ -16,6 +16,7 @@ from services.common import operator_file
 from services.common.operator_file import OperatorFileError
 from services.gateway.personal_data import TYPES
 from services.gateway.principal import Principal
+from services.gateway.urls import URLRules
 
 MAX_PATTERNS: Final = 200
 _LONGEST_PATTERN: Final = 1000
@@ -88,12 +89,18 @@ class _Rule(msgspec.Struct, forbid_unknown_fields=True):
     types: dict[str, _ActionText] = {}
 
 
+class _URLs(msgspec.Struct, forbid_unknown_fields=True):
+    references: URLRules | None = None
+    links: URLRules | None = None
+
+
 class _File(msgspec.Struct, forbid_unknown_fields=True):
     version: Literal[1]
     default: _ActionText | None = None
     types: dict[str, _ActionText] = {}
     rules: list[_Rule] = []
     blocked_patterns: list[_Pattern] = []
+    urls: _URLs = msgspec.field(default_factory=_URLs)
 
 
 class Policy:
@@ -103,14 +110,23 @@ class Policy:
         base: what applies to callers whom no rule names.
         rules: the first that fits a caller counts.
         version: tells policies apart, for logs and records.
+        references: what may be fetched on behalf of callers; None for the settings'.
+        links: which hosts prompts may name; None for all.
     """
 
-    __slots__ = ("_base", "_rules", "version")
+    __slots__ = ("_base", "_rules", "links", "references", "version")
 
     def __init__(
-        self, base: Rules, rules: tuple[tuple[_Match, Rules], ...] = (), version: str = ""
+        self,
+        base: Rules,
+        rules: tuple[tuple[_Match, Rules], ...] = (),
+        version: str = "",
+        references: URLRules | None = None,
+        links: URLRules | None = None,
     ) -> None:
         """See the class."""
+        self.references = references
+        self.links = links
         self._base = base
         self._rules = rules
         self.version = version
@@ -147,7 +163,11 @@ REDACT_ALL: Final = Rules(actions())
 
 
 def parse(
-    text: bytes, default: Action = Action.REDACT, types: Mapping[str, str] | None = None
+    text: bytes,
+    default: Action = Action.REDACT,
+    types: Mapping[str, str] | None = None,
+    *,
+    must_redact: bool = False,
 ) -> Policy:
     """Return the policy of a file, which the settings only complete.
 
@@ -155,6 +175,7 @@ def parse(
         text: YAML.
         default: what applies to types that the file does not name.
         types: the settings' actions by type.
+        must_redact: whether a policy is refused that redacts nothing.
 
     Raises:
         PrivacyError: it is not a policy.
@@ -181,7 +202,17 @@ def parse(
         for rule in file.rules
     )
     version = hashlib.sha256(text).hexdigest()[:12]
-    return Policy(Rules(actions(first, own), patterns), rules, version)
+    base = Rules(actions(first, own), patterns)
+    if must_redact:
+        _check_production([base, *(found for _, found in rules)], file.urls.references)
+    return Policy(base, rules, version, file.urls.references, file.urls.links)
+
+
+def _check_production(all_rules: list[Rules], references: URLRules | None) -> None:
+    if any(set(rules.actions.values()) == {Action.PASS} for rules in all_rules):
+        _fail("every type passes; production redacts personal data")
+    if references is not None and references.private:
+        _fail("`urls.references.private` is refused in production")
 
 
 def _compiled(pattern: _Pattern, path: str) -> BlockedPattern:

@@ -34,7 +34,7 @@ _JSON_INSIDE: Final = re.compile(
 )
 
 
-class PersonalDataRefused(InvalidArgument):
+class ContentRefused(InvalidArgument):
     """A prompt holds what policy keeps from leaving.
 
     Args:
@@ -47,7 +47,7 @@ class PersonalDataRefused(InvalidArgument):
         sentence = f"holds {what}, which is not allowed to leave here; take it out"
         super().__init__(
             f"`{field}` {sentence}.",
-            reason="PERSONAL_DATA_REFUSED",
+            reason="CONTENT_BLOCKED",
             violations=(FieldViolation(field, sentence),),
         )
 
@@ -88,15 +88,13 @@ class Redactor:
         """Return a prompt as it may leave; the same object when nothing was found.
 
         Raises:
-            PersonalDataRefused: it may not leave at all.
+            ContentRefused: it may not leave at all.
         """
         for pattern in self._rules.patterns:
             match = pattern.matcher.search(body.decode("utf-8", "replace"))
             if match is not None:
                 position = len(body.decode("utf-8", "replace")[: match.start()].encode())
-                raise PersonalDataRefused(
-                    f"the blocked pattern `{pattern.name}`", place(body, position)
-                )
+                raise ContentRefused(f"the blocked pattern `{pattern.name}`", place(body, position))
         if not suspicious(body):
             return body
         self._begin(body)
@@ -176,7 +174,7 @@ class Redactor:
             if action is Action.PASS:
                 continue
             if prompt and action is Action.BLOCK:
-                raise PersonalDataRefused(f"`{found.type}`", place(body, found.start))
+                raise ContentRefused(f"`{found.type}`", place(body, found.start))
             bare = _member_number(body, found)
             if bare is None and _is_item(body, found):
                 literals = literals or Literals(body)
@@ -225,7 +223,7 @@ class Redactor:
                 self._originals[known] = found.value
         return known
 
-    def end_of_prompt(self) -> None:
+    def end_prompt(self) -> None:
         """Take note that what is found from here on is not the caller's own."""
         self._begun = True
 

@@ -10,6 +10,7 @@ from services.gateway.admission_settings import AdmissionSettings
 from services.gateway.apikeys.settings import ApiKeySettings
 from services.gateway.authorization_settings import AuthorizationSettings
 from services.gateway.health_settings import HealthSettings
+from services.gateway.redaction_settings import RedactionSettings
 from services.gateway.token_settings import TokenSettings
 
 MODES = frozenset(("api_key", "jwt"))
@@ -18,7 +19,12 @@ Names = Annotated[tuple[str, ...], NoDecode]
 
 
 class GatewaySettings(
-    ApiKeySettings, TokenSettings, AuthorizationSettings, AdmissionSettings, HealthSettings
+    ApiKeySettings,
+    TokenSettings,
+    AuthorizationSettings,
+    AdmissionSettings,
+    HealthSettings,
+    RedactionSettings,
 ):
     """What the gateway reads from its environment."""
 
@@ -67,11 +73,6 @@ class GatewaySettings(
         ("api_key",),
         validation_alias="WEAVER_AUTH_MODE",
         description="`api_key`, `jwt`, or both with a comma between.",
-    )
-    pii_redact: bool = Field(
-        default=True,
-        validation_alias="WEAVER_PII_REDACT",
-        description="Take personal data out of prompts before they leave and of answers.",
     )
     request_max_tokens: int = Field(
         4096,
@@ -190,7 +191,4 @@ class GatewaySettings(
             self.check_api_keys(alone=self.auth_mode == ("api_key",))
         if self.production and self.audit_on_failure == "allow":
             msg = "WEAVER_AUDIT_ON_FAILURE: production records every call; `allow` is refused."
-            raise SettingsError(msg)
-        if self.production and not self.pii_redact:
-            msg = "WEAVER_PII_REDACT: personal data must be redacted in production."
             raise SettingsError(msg)

@@ -89,7 +89,7 @@ class Stream:
                 self._held.append(piece)
             elif piece:
                 self._sent.update(piece)
-                yield piece
+                yield self._exchange.restored(piece)
             step = await self._next()
         if isinstance(step, StreamEnd):
             self.generation = self._known = step.generation
@@ -113,7 +113,7 @@ class Stream:
         except WeaverError as failure:
             self.error = self.error or failure
         if self.error is None:
-            return held
+            return self._exchange.restored(held)
         return self._error_event(self.error, self._exchange.call.request_id)
 
     def stop(self, reason: WeaverError) -> None:

@@ -11,6 +11,7 @@ from services.gateway.authentication import APIKeys, Authenticator
 from services.gateway.authorization import Authorizer, Scope
 from services.gateway.calls import Call, Surface
 from services.gateway.catalogue import Catalogue
+from services.gateway.content import Content
 from services.gateway.events import CaptureRule, Event, LimitDecision, RecordReference, Usage
 from services.gateway.exchange import Unrecorded
 from services.gateway.pipeline import Pipeline, PipelineSettings
@@ -164,10 +165,11 @@ class FakeObserver:
 class Suite:
     """A pipeline with its fakes."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what tests vary
         self,
         *,
         redact: bool = True,
+        content: Content | None = None,
         roles: tuple[str, ...] = ("user",),
         capture: CaptureRule | None = None,
         unrecorded: Unrecorded | None = None,
@@ -194,7 +196,7 @@ class Suite:
             refusals=self.refusals,
             clock=self.clock,
             settings=PipelineSettings(
-                redact=redact,
+                content=content or Content(redact=redact),
                 max_output_tokens=100,
                 request_timeout_s=1.0,
                 stream_idle_timeout_s=1.0,

@@ -358,7 +358,7 @@ async def test_a_defect_before_the_intent_is_counted_and_settled(
     def fail(*_: object) -> bytes:
         raise KeyError
 
-    monkeypatch.setattr("services.gateway.redaction.Redactor.json", fail)
+    monkeypatch.setattr("services.gateway.redaction.Redactor.prompt", fail)
     with pytest.raises(KeyError):
         await suite.pipeline.run(suite.call())
     assert [event.reason for event in suite.refused()] == ["INTERNAL"]

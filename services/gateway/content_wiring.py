@@ -1,0 +1,54 @@
+"""From settings to what decides about the content of requests."""
+
+from contextlib import AsyncExitStack
+from functools import partial
+
+from services.common.settings import SettingsError
+from services.gateway import privacy
+from services.gateway.content import Content
+from services.gateway.content_policy_watch import ContentPolicyWatch, Observer
+from services.gateway.guard import GuardSettings
+from services.gateway.privacy import Action, Policy, PrivacyError, Rules
+from services.gateway.redaction_settings import RedactionSettings
+from services.gateway.urls import URLRules
+
+
+def open_content(settings: RedactionSettings, stack: AsyncExitStack, observer: Observer) -> Content:
+    """Return what decides about content; the stack stops what follows the policy's file.
+
+    Raises:
+        SettingsError: the file is no policy; the message names the variable.
+    """
+    content = Content(
+        redact=settings.pii_redact,
+        guard=GuardSettings(
+            max_messages=settings.request_max_messages,
+            max_tools=settings.request_max_tools,
+            max_depth=settings.request_max_depth,
+            controls=settings.request_controls,
+            references=URLRules(
+                settings.request_url_allow,
+                settings.request_url_deny,
+                settings.request_private_urls,
+            ),
+        ),
+    )
+    default = Action(settings.pii_action)
+    content.adopt(Policy(Rules(privacy.actions(default, settings.pii_actions))))
+    if settings.content_policy_file is None:
+        return content
+    parse = partial(
+        privacy.parse,
+        default=default,
+        types=settings.pii_actions,
+        must_redact=settings.production,
+    )
+    watch = ContentPolicyWatch(settings.content_policy_file, parse, content.adopt, observer)
+    try:
+        watch.first()
+    except PrivacyError as error:
+        msg = f"WEAVER_CONTENT_POLICY_FILE: {error}"
+        raise SettingsError(msg) from None
+    watch.start()
+    stack.push_async_callback(watch.close)
+    return content

@@ -1,0 +1,118 @@
+"""The gateway's settings of what prompts and answers may hold."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from services.common.settings import CommaSeparated, CommonSettings, SettingsError
+from services.gateway.privacy import Action, PrivacyError, actions
+
+
+class RedactionSettings(CommonSettings):
+    """Personal data, and what no request may be."""
+
+    pii_redact: bool = Field(
+        default=True,
+        validation_alias="WEAVER_PII_REDACT",
+        description="Take personal data out of prompts before they leave and of answers.",
+    )
+    pii_action: Literal["redact", "pseudonymize", "block"] = Field(
+        "redact",
+        validation_alias="WEAVER_PII_ACTION",
+        description=(
+            "What becomes of personal data: a placeholder (`redact`), a placeholder whose original "
+            "returns in the answer (`pseudonymize`), or a refusal of the prompt (`block`)."
+        ),
+    )
+    pii_types: CommaSeparated = Field(
+        (),
+        validation_alias="WEAVER_PII_TYPES",
+        description=(
+            "Other actions for single types, such as `card=block,ip_address=pass`; `pass` lets a "
+            "type through. The types are in docs/operations/privacy.md."
+        ),
+    )
+    content_policy_file: Path | None = Field(
+        None,
+        validation_alias="WEAVER_CONTENT_POLICY_FILE",
+        description=(
+            "The file that says what is done about personal data, for whom, which patterns no "
+            "prompt may hold and which hosts may be named "
+            "(deploy/gateway/content-policy.yaml is an example); read again when it changes."
+        ),
+    )
+    request_max_messages: int = Field(
+        4096,
+        ge=1,
+        validation_alias="WEAVER_REQUEST_MAX_MESSAGES",
+        description="The most messages, or items of an input, that a request may have.",
+    )
+    request_max_tools: int = Field(
+        256,
+        ge=0,
+        validation_alias="WEAVER_REQUEST_MAX_TOOLS",
+        description="The most tools that a request may offer.",
+    )
+    request_max_depth: int = Field(
+        128,
+        ge=8,
+        le=500,
+        validation_alias="WEAVER_REQUEST_MAX_DEPTH",
+        description="How deep objects and arrays of a request may stand in one another.",
+    )
+    request_controls: Literal["none", "terminal", "all"] = Field(
+        "terminal",
+        validation_alias="WEAVER_REQUEST_CONTROL_CHARACTERS",
+        description=(
+            "Which control characters may stand in texts beside tab and line breaks: none, those "
+            "that terminals write (bell, backspace, escape, …), or all."
+        ),
+    )
+    request_private_urls: bool = Field(
+        default=False,
+        validation_alias="WEAVER_REQUEST_PRIVATE_URLS",
+        description=(
+            "Let pictures and documents be fetched from private networks; production refuses."
+        ),
+    )
+    request_url_allow: CommaSeparated = Field(
+        (),
+        validation_alias="WEAVER_REQUEST_URL_ALLOW",
+        description="The only hosts that pictures and documents may be fetched from; empty: all.",
+    )
+    request_url_deny: CommaSeparated = Field(
+        (),
+        validation_alias="WEAVER_REQUEST_URL_DENY",
+        description="Hosts that they may not be fetched from, such as `*.example.com`.",
+    )
+
+    @property
+    def pii_actions(self) -> dict[str, str]:
+        """The actions of single types."""
+        parts = (part.partition("=") for part in self.pii_types)
+        return {kind.strip(): action.strip() for kind, _, action in parts}
+
+    def check(self) -> None:
+        """Refuse what cannot work.
+
+        Raises:
+            SettingsError: naming the variable.
+        """
+        super().check()
+        try:
+            chosen = actions(Action(self.pii_action), self.pii_actions)
+        except PrivacyError as error:
+            msg = f"WEAVER_PII_TYPES: {error}"
+            raise SettingsError(msg) from None
+        if not self.production:
+            return
+        if not self.pii_redact:
+            msg = "WEAVER_PII_REDACT: personal data must be redacted in production."
+            raise SettingsError(msg)
+        if all(action is Action.PASS for action in chosen.values()):
+            msg = "WEAVER_PII_TYPES: every type passes; production redacts personal data."
+            raise SettingsError(msg)
+        if self.request_private_urls:
+            msg = "WEAVER_REQUEST_PRIVATE_URLS: production refuses to fetch from private networks."
+            raise SettingsError(msg)
