@@ -139,13 +139,22 @@ class Exchange:
         return 0 if self._model is None else self._model.max_output_tokens
 
     async def redact(self) -> None:
-        """Take personal data out of the prompt."""
+        """Take personal data out of the prompt.
+
+        Raises:
+            ContentRefused: policy does not let it leave at all.
+        """
         if self.redactor is not None:
-            self.prompt = await _away(self.redactor.json, self.ask.body)
+            self.prompt = await _away(self.redactor.prompt, self.ask.body)
+            self.redactor.end_prompt()
 
     async def redacted(self, answer: bytes) -> bytes:
         """Return a whole answer without personal data."""
         return answer if self.redactor is None else await _away(self.redactor.answer, answer)
+
+    def restored(self, answer: bytes) -> bytes:
+        """Return an answer, or events of one, with the caller's own values in it again."""
+        return answer if self.redactor is None else self.redactor.restore(answer)
 
     def release(self) -> None:
         """Give the reservation back: nothing was done, and no intent was numbered."""

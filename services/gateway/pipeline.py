@@ -30,6 +30,7 @@ from services.gateway.calls import (
     WholeResponse,
 )
 from services.gateway.catalogue import Catalogue, unknown_model
+from services.gateway.content import Content
 from services.gateway.events import CaptureRule, RecordReference
 from services.gateway.exchange import CLIENT_CLOSED_REQUEST, Exchange, Unrecorded
 from services.gateway.ports import (
@@ -59,14 +60,14 @@ class PipelineSettings:
     """What a deployment decides about the path of a request.
 
     Args:
-        redact: whether personal data is taken out of prompts and answers.
+        content: checks requests and redacts them.
         max_output_tokens: the most tokens that one answer may have.
         request_timeout_s: the most time that a whole answer may take.
         stream_idle_timeout_s: how long a stream may say nothing.
         capture: which prompts and answers are captured; None for none.
     """
 
-    redact: bool
+    content: Content
     max_output_tokens: int
     request_timeout_s: float
     stream_idle_timeout_s: float
@@ -283,7 +284,7 @@ class Pipeline:
             principal,
             admission,
             model=model,
-            redactor=Redactor() if self._settings.redact else None,
+            redactor=self._settings.content.redactor(principal),
             recorder=self._recorder,
             limiter=self._limiter,
             clock=self._clock,
@@ -305,6 +306,7 @@ class Pipeline:
         exchange.answer_commitments.add("ANSWER_SENT", body)
         outcome = exchange.complete(answer.generation)
         record = await exchange.durable(outcome, self._remaining(exchange))
+        body = exchange.restored(body)
         return WholeResponse(
             body, answer.content_type, answer.headers, exchange.admission, record, answer.generation
         )
@@ -358,10 +360,15 @@ class Pipeline:
 
     async def _read(self, call: Call) -> Ask:
         """Read a body, off the event loop where it is large."""
-        most = self._settings.max_output_tokens
         if len(call.body) <= READ_AT_ONCE:
-            return call.surface.read(call.body, most)
-        return await asyncio.to_thread(call.surface.read, call.body, most)
+            return self._checked(call)
+        return await asyncio.to_thread(self._checked, call)
+
+    def _checked(self, call: Call) -> Ask:
+        ask = call.surface.read(call.body, self._settings.max_output_tokens)
+        if call.surface.dialect:
+            self._settings.content.guard.check(ask.body)
+        return ask
 
     def _check_dialect(self, call: Call, model: ModelInfo) -> None:
         """Refuse a surface that none of the model's providers can be reached through."""

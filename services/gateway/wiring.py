@@ -40,6 +40,7 @@ from services.gateway.authorization_wiring import open_authorizer
 from services.gateway.capture import KINDS, Capture
 from services.gateway.catalogue import Catalogue
 from services.gateway.configuration_reports import ConfigurationReports
+from services.gateway.content_wiring import open_content
 from services.gateway.dependencies import Dependencies
 from services.gateway.events import CaptureRule, Event, EventType
 from services.gateway.health import HealthReport
@@ -164,7 +165,7 @@ async def build(
         refusals=refusals,
         clock=clock,
         settings=PipelineSettings(
-            redact=settings.pii_redact,
+            content=open_content(settings, stack, changes),
             max_output_tokens=settings.request_max_tokens,
             request_timeout_s=settings.request_timeout_ms / 1000,
             stream_idle_timeout_s=settings.stream_idle_timeout_ms / 1000,
