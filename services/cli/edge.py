@@ -35,6 +35,9 @@ BUFFER_SLACK = 64 * 1024
 """Room in the buffer beyond the largest body, so that the transcoder's limit is what refuses."""
 
 OURS = ("x-weaver-", "x-envoy-")
+TURNED_AWAY = "weaver.turned_away_percent"
+"""The runtime key of how many in a hundred requests are refused at the door."""
+
 FORWARDED = ("x-original-", "x-ssl-client-", "x-http-method", "x-forwarded-")
 """How headers begin in which proxies speak of a caller, or of another path or method."""
 FORWARDED_NAMES = (
@@ -185,6 +188,7 @@ def _values(settings: EdgeSettings, target: Target, directory: Path) -> dict[str
         "error_body_lua": _read("error_body.lua"),
         "own_replies": own_replies.mappers(_read("own_replies.json"), RESPONSE_HEADERS),
         "response_headers": [{"append": header} for header in overwriting(RESPONSE_HEADERS)],
+        "turned_away_key": TURNED_AWAY,
         "access_log_fields": ACCESS_LOG,
         "access_log_filter": _access_log_filter(target),
         "outside_headers": _removed(settings),

@@ -1,21 +1,25 @@
-"""`weaver envoy`: render the front proxy's configuration, and let Envoy itself check it."""
+"""`weaver envoy`: render the front proxy's configuration, have it checked, let traffic back in."""
 
+import asyncio
+import json
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Annotated, get_args
+from typing import Annotated, Any, get_args
 
 import typer
 
-from services.cli import edge, programs
+from services.cli import edge, probe, programs
 from services.cli.settings import EdgeSettings, Target
 from services.common import certificates
 from services.common.settings import CommonSettings, SettingsError, load
 
 _COLLECTORS = {"local": "http://localhost:4317", "container": "https://otel.example.com"}
 
-app = typer.Typer(help="Render and check the configuration of Envoy.", no_args_is_help=True)
+app = typer.Typer(
+    help="Render and check the configuration of Envoy; let traffic in.", no_args_is_help=True
+)
 
 
 @app.command()
@@ -58,6 +62,44 @@ def validate() -> None:
         _fail(str(error), 2)
     except programs.MissingToolError as error:
         _fail(str(error), 1)
+
+
+@app.command()
+def traffic(
+    percent: Annotated[
+        int | None, typer.Argument(min=0, max=100, help="How many in a hundred to let in.")
+    ] = None,
+    admin: Annotated[
+        str, typer.Option(help="Envoy's admin interface; default: the one of this machine.")
+    ] = "",
+) -> None:
+    """Let some of the traffic in, after an outage; or say how much is let in now.
+
+    Who is turned away gets 503 with retry-after; `/health` always answers. A restart of Envoy lets
+    everybody in again.
+    """
+    try:
+        place = admin or load(EdgeSettings).admin_listen
+        front = probe.reachable(place, "WEAVER_ENVOY_ADMIN_LISTEN")
+        if percent is not None:
+            change = f"/runtime_modify?{edge.TURNED_AWAY}={100 - percent}"
+            asyncio.run(probe.request("POST", front, change))
+        _, body = asyncio.run(probe.request("GET", front, "/runtime"))
+        entry = _json_of(body).get("entries", {}).get(edge.TURNED_AWAY, {})
+        let_in = 100 - int(entry.get("final_value") or 0)
+    except SettingsError as error:
+        _fail(str(error), 2)
+    except (OSError, ValueError, AttributeError) as error:
+        _fail(f"Envoy's admin interface {place} does not answer: {error}. Name it: --admin", 1)
+    if percent is not None and let_in != percent:
+        _fail(f"Envoy lets {let_in} in a hundred in, not {percent}", 1)
+    sys.stdout.write(f"{let_in} in a hundred requests are let in\n")
+
+
+def _json_of(body: str) -> dict[str, Any]:
+    """Return the object in an answer, which may come in chunks."""
+    found: dict[str, Any] = json.loads(body[body.index("{") : body.rindex("}") + 1])
+    return found
 
 
 def _check(program: Path, target: Target, scratch: Path) -> str:
