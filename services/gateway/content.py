@@ -4,6 +4,7 @@ from typing import Final
 
 import msgspec
 
+from services.common.errors import WeaverError
 from services.gateway.guard import Guard, GuardSettings
 from services.gateway.principal import Principal
 from services.gateway.privacy import REDACT_ALL, Action, Policy, Rules, actions
@@ -43,3 +44,14 @@ class Content:
         if self._redact:
             return Redactor(rules)
         return Redactor(Rules(_PASS_ALL, rules.patterns)) if rules.patterns else None
+
+
+def hide(error: WeaverError, redactor: Redactor | None) -> None:
+    """Take personal data out of what a provider said when it refused."""
+    if redactor is None:
+        return
+    error.message = redactor.text(error.message)
+    vendor = error.metadata.get("vendor_body")
+    if vendor is not None:
+        hidden = redactor.json(vendor.encode()).decode()
+        error.metadata = {**error.metadata, "vendor_body": hidden}

@@ -30,7 +30,7 @@ from services.gateway.calls import (
     WholeResponse,
 )
 from services.gateway.catalogue import Catalogue, unknown_model
-from services.gateway.content import Content
+from services.gateway.content import Content, hide
 from services.gateway.events import CaptureRule, RecordReference
 from services.gateway.exchange import CLIENT_CLOSED_REQUEST, Exchange, Unrecorded
 from services.gateway.ports import (
@@ -45,7 +45,6 @@ from services.gateway.ports import (
 )
 from services.gateway.principal import Principal
 from services.gateway.recorder import Recorder
-from services.gateway.redaction import Redactor
 from services.gateway.refusals import Refusal, Refusals
 from services.gateway.streaming import Stream
 
@@ -221,7 +220,7 @@ class Pipeline:
         exchange.place.leave()
         known = error
         if isinstance(error, WeaverError):
-            _hide(error, exchange.redactor)
+            hide(error, exchange.redactor)
         elif isinstance(error, Exception):
             known = Internal("Internal error.")
         if not exchange.opened:
@@ -392,14 +391,3 @@ class Pipeline:
         self._refusals.count(
             Refusal(principal, call.source_network, reason, call.surface.name, status, limit)
         )
-
-
-def _hide(error: WeaverError, redactor: Redactor | None) -> None:
-    """Take personal data out of what a provider said when it refused."""
-    if redactor is None:
-        return
-    error.message = redactor.text(error.message)
-    vendor = error.metadata.get("vendor_body")
-    if vendor is not None:
-        hidden = redactor.json(vendor.encode()).decode()
-        error.metadata = {**error.metadata, "vendor_body": hidden}
