@@ -19,7 +19,7 @@ from services.common.errors import InvalidArgument, ResourceExhausted, Unavailab
 from services.common.randomness import random32
 from services.gateway.audit_client import principal_message
 from services.gateway.events import Usage
-from services.gateway.limit_messages import admission
+from services.gateway.limit_messages import admission, limits_of
 from services.gateway.ports import Admission
 from services.gateway.principal import Principal
 from services.gateway.reservations import Live, Reservations
@@ -108,6 +108,8 @@ class LimitClient:
         )
         if self._say_time_to_live:
             request.time_to_live.CopyFrom(self._time_to_live)
+        if (own := limits_of(principal)) is not None:
+            request.own_limits.CopyFrom(own)
         try:
             decided = self._reserve.enqueue(request)
             try:
@@ -134,6 +136,8 @@ class LimitClient:
             principal=principal_message(principal),
             model=admission.model,
         )
+        if (own := limits_of(principal)) is not None:
+            request.own_limits.CopyFrom(own)
         if usage is not None:
             request.usage.CopyFrom(usage_message(usage))
         try:
@@ -161,7 +165,10 @@ class LimitClient:
     def _release_unsure(self, asked: pb.ReserveRequest) -> None:
         """Give back what may have been reserved although no answer came."""
         request = pb.SettleRequest(
-            reservation_id=asked.reservation_id, principal=asked.principal, model=asked.model
+            reservation_id=asked.reservation_id,
+            principal=asked.principal,
+            model=asked.model,
+            own_limits=asked.own_limits if asked.HasField("own_limits") else None,
         )
         with contextlib.suppress(ResourceExhausted):
             self._unsure.enqueue(request).add_done_callback(_ignore_failure)
@@ -217,6 +224,7 @@ class LimitClient:
                     principal=principal_message(one.principal),
                     model=one.model,
                     time_to_live=self._time_to_live,
+                    own_limits=limits_of(one.principal),
                 )
                 for one in live
                 if one.reservation_id in self._reservations

@@ -1,9 +1,11 @@
 """The limiter's messages in the gateway's own words."""
 
+from functools import lru_cache
 from typing import Final
 
 from services.gateway.events import LimitDecision
 from services.gateway.ports import Admission, LimitState
+from services.gateway.principal import OwnLimits, Principal
 from weaver.ratelimit.v1 import ratelimit_service_pb2 as pb
 
 _VERDICTS: Final = {pb.VERDICT_ADMITTED: "admitted", pb.VERDICT_REFUSED: "refused"}
@@ -21,6 +23,26 @@ SCOPES: Final = {
     pb.SCOPE_MODEL: "model",
     pb.SCOPE_GLOBAL: "global",
 }
+
+
+@lru_cache(maxsize=10_000)
+def _own_limits(limits: OwnLimits) -> pb.OwnLimits:
+    """Return limits on the wire; shared, so never to be changed."""
+    return pb.OwnLimits(
+        requests_per_second=limits.requests_per_second,
+        burst=limits.burst,
+        tokens_per_minute=limits.tokens_per_minute,
+        tokens_per_day=limits.tokens_per_day,
+        cost_micros_per_day=limits.cost_micros_per_day,
+        cost_micros_per_month=limits.cost_micros_per_month,
+        concurrency=limits.concurrency,
+    )
+
+
+def limits_of(principal: Principal) -> pb.OwnLimits | None:
+    """Return the limits that a principal brings along; None for those of everybody."""
+    grant = principal.grant
+    return None if grant is None or grant.limits is None else _own_limits(grant.limits)
 
 
 def admission(response: pb.ReserveResponse, model: str) -> Admission:

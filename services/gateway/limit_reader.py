@@ -7,7 +7,13 @@ import msgspec
 from services.common.channel import call
 from services.common.errors import Unavailable, WeaverError
 from services.gateway.audit_client import principal_message
-from services.gateway.limit_messages import SCOPES, UNITS, limit_state, source_name
+from services.gateway.limit_messages import (
+    SCOPES,
+    UNITS,
+    limit_state,
+    limits_of,
+    source_name,
+)
 from services.gateway.ports import LimitState
 from services.gateway.principal import Principal
 from weaver.ratelimit.v1 import ratelimit_service_pb2 as pb
@@ -54,7 +60,9 @@ class LimitReader:
             Unavailable: the limiter cannot be reached, or its policy is to deny.
             InvalidArgument: the limiter cannot know such a principal or model.
         """
-        request = pb.GetUsageRequest(principal=principal_message(principal), model=model)
+        request = pb.GetUsageRequest(
+            principal=principal_message(principal), model=model, own_limits=limits_of(principal)
+        )
         response = await self._ask(self._stub.GetUsage, request)
         return Usages(
             response.policy_version,

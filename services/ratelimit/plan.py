@@ -59,6 +59,8 @@ Plan = Callable[[Policy], list[Call]]
 
 def groups_of(policy: Policy, caller: Caller, model: str | None) -> tuple[Group, ...]:
     """Return the accounts of a call."""
+    if caller.limits is not None:
+        policy = policy.with_own(caller.limits)
     return policy.groups(caller.tenant, caller.issuer, caller.subject, caller.roles, model)
 
 

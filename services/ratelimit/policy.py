@@ -13,9 +13,11 @@ from typing import Final
 import msgspec
 
 from services.ratelimit.descriptor import DescriptorRule
+from services.ratelimit.own_limits import OwnLimits
 from services.ratelimit.rule import Rule, RuleSet, Scope, Unit
 
 CACHED_CALLS: Final = 20_000
+CACHED_POLICIES: Final = 1_000
 NAME_LETTERS: Final = 22
 _URL_SAFE: Final = bytes.maketrans(b"+/", b"-_")
 
@@ -35,11 +37,13 @@ class Policy(msgspec.Struct, frozen=True, dict=True):
         rules: of those with one name the first that matches a call applies to it.
         version: names the content, for records and answers.
         descriptors: rules for Envoy's filter; of those that fit the first applies.
+        replicas: how many share the rules, each with its own part.
     """
 
     rules: tuple[Rule, ...]
     version: str
     descriptors: tuple[DescriptorRule, ...] = ()
+    replicas: int = 1
 
     @classmethod
     def of(cls, rules: Iterable[Rule], descriptors: Iterable[DescriptorRule] = ()) -> "Policy":
@@ -60,7 +64,29 @@ class Policy(msgspec.Struct, frozen=True, dict=True):
     def share(self, replicas: int) -> "Policy":
         """Return one replica's part, for when replicas cannot see each other."""
         own = tuple(rule.share(replicas) for rule in self.rules)
-        return Policy(own, self.version, self.descriptors)
+        return Policy(own, self.version, self.descriptors, replicas)
+
+    def with_own(self, limits: OwnLimits) -> "Policy":
+        """Return the policy for a principal who brings limits along."""
+        found = self._with_own.get(limits)
+        if found is None:
+            own = limits.rules
+            if self.replicas > 1:
+                own = tuple(rule.share(self.replicas) for rule in own)
+            names = {rule.name for rule in own}
+            rest = (
+                rule
+                for rule in self.rules
+                if rule.scope is not Scope.PRINCIPAL or rule.name not in names
+            )
+            if len(self._with_own) >= CACHED_POLICIES:
+                self._with_own.clear()
+            found = self._with_own[limits] = Policy((*own, *rest), self.version)
+        return found
+
+    @cached_property
+    def _with_own(self) -> dict[OwnLimits, "Policy"]:
+        return {}
 
     @cached_property
     def own(self) -> RuleSet | None:

@@ -11,6 +11,7 @@ from typing import Protocol
 import msgspec
 
 from services.common.valkey import StoreUnavailable as StoreUnavailable  # noqa: PLC0414 - a word of this port
+from services.ratelimit.own_limits import OwnLimits
 from services.ratelimit.rule import RuleSet
 
 
@@ -45,13 +46,17 @@ class Status(enum.IntEnum):
 
 
 class Caller(msgspec.Struct, frozen=True):
-    """Whose limits apply, and which peer asks; reservations belong to the pair."""
+    """Whose limits apply, and which peer asks; reservations belong to the pair.
+
+    `limits` are those that the caller brings along; None for those of the policy.
+    """
 
     tenant: str
     issuer: str
     subject: str
     peer: str
     roles: tuple[str, ...] = ()
+    limits: OwnLimits | None = None
 
 
 class Operation(msgspec.Struct, frozen=True):

@@ -13,11 +13,11 @@ from services.ratelimit.answers import (
     settle_response,
 )
 from services.ratelimit.limiter import Limiter
+from services.ratelimit.own_messages import own_limits
 from services.ratelimit.peers import allowed_peer
 from services.ratelimit.plan import Renewal, Reservation, Settlement
 from services.ratelimit.ports import Caller
 from services.ratelimit.rule import MAX_AMOUNT, MAX_COST
-from weaver.common.v1 import identity_pb2
 from weaver.ratelimit.v1 import ratelimit_service_pb2 as pb
 from weaver.ratelimit.v1 import ratelimit_service_pb2_grpc as rpc
 
@@ -27,6 +27,11 @@ DEFAULT_TIME_TO_LIVE_US = 60_000_000
 
 _ID_BYTES = 16
 _MODEL_CHARACTERS = 256
+
+
+_OfCaller = (
+    pb.ReserveRequest | pb.SettleRequest | pb.RenewRequest | pb.PeekRequest | pb.GetUsageRequest
+)
 
 
 class RateLimitServicer(rpc.RateLimitServiceServicer):
@@ -128,7 +133,7 @@ class RateLimitServicer(rpc.RateLimitServiceServicer):
 
     async def Peek(self, request: pb.PeekRequest, context: Any) -> pb.PeekResponse:
         """Read the state of a principal's limits."""
-        caller = _caller(request.principal, self._peer(context), "")
+        caller = _caller(request, self._peer(context), "")
         model = _model(request.model, "")
         standings, version, source = await self._limiter.peek(caller, model)
         return pb.PeekResponse(
@@ -137,7 +142,7 @@ class RateLimitServicer(rpc.RateLimitServiceServicer):
 
     async def GetUsage(self, request: pb.GetUsageRequest, context: Any) -> pb.GetUsageResponse:
         """Tell what a principal has used of each limit."""
-        caller = _caller(request.principal, self._peer(context), "")
+        caller = _caller(request, self._peer(context), "")
         model = _model(request.model, "") or None
         standings, version, source = await self._limiter.peek(caller, model)
         return pb.GetUsageResponse(
@@ -164,7 +169,7 @@ class RateLimitServicer(rpc.RateLimitServiceServicer):
 
 def _reservation(request: pb.ReserveRequest, peer: str, path: str) -> Reservation:
     return Reservation(
-        _caller(request.principal, peer, path),
+        _caller(request, peer, path),
         _id(request.reservation_id, path),
         _amount(request.requests, path + "requests") or 1,
         _amount(request.tokens, path + "tokens"),
@@ -179,7 +184,7 @@ def _settlement(request: pb.SettleRequest, peer: str, path: str) -> Settlement:
     tokens = _amount(usage.input_tokens, path + "usage.input_tokens")
     tokens += _amount(usage.output_tokens, path + "usage.output_tokens")
     return Settlement(
-        _caller(request.principal, peer, path),
+        _caller(request, peer, path),
         _id(request.reservation_id, path),
         tokens,
         _amount(request.cost_micros, path + "cost_micros", MAX_COST),
@@ -189,16 +194,18 @@ def _settlement(request: pb.SettleRequest, peer: str, path: str) -> Settlement:
 
 def _renewal(request: pb.RenewRequest, peer: str, path: str) -> Renewal:
     return Renewal(
-        _caller(request.principal, peer, path),
+        _caller(request, peer, path),
         _id(request.reservation_id, path),
         _time_to_live_us(request, path),
         _model(request.model, path),
     )
 
 
-def _caller(principal: identity_pb2.Principal, peer: str, path: str) -> Caller:
+def _caller(request: _OfCaller, peer: str, path: str) -> Caller:
+    principal = request.principal
+    limits = own_limits(request.own_limits, path) if request.HasField("own_limits") else None
     caller = Caller(
-        principal.tenant, principal.issuer, principal.subject, peer, tuple(principal.roles)
+        principal.tenant, principal.issuer, principal.subject, peer, tuple(principal.roles), limits
     )
     if not caller.tenant or not caller.subject:
         field = "principal.subject" if caller.tenant else "principal.tenant"
