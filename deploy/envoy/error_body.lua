@@ -13,7 +13,14 @@ local NOT_JSON = {
   openai = '{"error":{"message":"This path takes JSON, not gRPC: send content-type application/json.","type":"invalid_request_error","param":null,"code":"invalid_request"}}',
   anthropic = '{"type":"error","error":{"type":"invalid_request_error","message":"This path takes JSON, not gRPC: send content-type application/json."}}',
 }
-local INVALID_ARGUMENT = "3"
+local OVERLOADED = {
+  openai = '{"error":{"message":"The gateway has as much to do as it can. Try again in a moment.","type":"server_error","param":null,"code":"overloaded"}}',
+  anthropic = '{"type":"error","error":{"type":"overloaded_error","message":"The gateway has as much to do as it can. Try again in a moment."}}',
+}
+-- The gateway always says why. When it does not, these are its gRPC library's: its queue is full.
+local FULL = {["1"] = true, ["8"] = true}
+local CANCELLED, INVALID_ARGUMENT = "1", "3"
+local UNAVAILABLE = "14"
 local INTERNAL = {"weaver-error-body", "weaver-http-status", "grpc-status", "grpc-message",
                   "grpc-status-details-bin", "grpc-accept-encoding"}
 
@@ -71,13 +78,20 @@ end
 function envoy_on_response(reply)
   local known = reply:streamInfo():dynamicMetadata():get("weaver") or {}
   local dialect = known["dialect"] or "openai"
-  if dialect == "grpc" then return end
   local headers = reply:headers()
   local code = headers:get("grpc-status")
+  if dialect == "grpc" then
+    -- A client that did not cancel would not try this again.
+    if code == CANCELLED then headers:replace("grpc-status", UNAVAILABLE) end
+    return
+  end
   if code ~= nil and code ~= "0" then
     local body, status = headers:get("weaver-error-body"), headers:get("weaver-http-status")
     if known["mistaken"] then
       body, status = NOT_JSON[dialect], "415"
+    elseif body == nil and FULL[code] then
+      body, status = OVERLOADED[dialect], "503"
+      headers:replace("retry-after", "1")
     elseif body == nil then
       body = (code == INVALID_ARGUMENT and UNDECODABLE or UNKNOWN)[dialect]
     end

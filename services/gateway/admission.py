@@ -51,7 +51,7 @@ class Capacity:
     calls: int = 2048
     calls_per_caller: int = 0
     body_bytes: int = 512 * 1024 * 1024
-    delay_s: float = 0.5
+    delay_s: float = 1.0
 
 
 class Witness(Protocol):

@@ -34,7 +34,7 @@ class AdmissionSettings(CommonSettings):
         description="The bodies of the requests in flight in one gateway; more get 503.",
     )
     shed_delay_ms: int = Field(
-        500,
+        1_000,
         ge=0,
         le=60_000,
         validation_alias="WEAVER_SHED_DELAY_MS",

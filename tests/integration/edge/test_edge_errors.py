@@ -140,6 +140,26 @@ async def test_an_error_without_a_body_of_its_own_tells_nothing(
     assert "secret" not in response.text + str(response.headers)
 
 
+@pytest.mark.parametrize("code", [Code.CANCELLED, Code.RESOURCE_EXHAUSTED])
+async def test_a_gateway_whose_queue_is_full_is_503_and_worth_another_try(
+    client: httpx.AsyncClient, edge: Edge, gateway: ScriptedGateway, code: grpc.StatusCode
+) -> None:
+    async def answer(_: object, context: Any) -> None:
+        await context.abort(code, "Too many pending requests for this server")
+
+    for method in ("Embeddings", "CountTokens", "Generate"):
+        gateway.scripts[method] = answer
+    response = await client.post("/v1/embeddings", content=b"{}")
+    assert_vendor_shaped(response, 503, "overloaded")
+    assert response.headers["retry-after"] == "1"
+    response = await client.post("/v1/messages/count_tokens", content=b"{}")
+    assert (response.status_code, response.json()["error"]["type"]) == (503, "overloaded_error")
+    async with edge.channel() as channel:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await gateway_grpc.GatewayServiceStub(channel).Generate(messages.GenerateRequest())
+    assert caught.value.code() == (Code.UNAVAILABLE if code is Code.CANCELLED else code)
+
+
 async def test_native_grpc_errors_stay_grpc(edge: Edge, gateway: ScriptedGateway) -> None:
     gateway.scripts["Generate"] = aborting(Code.UNAUTHENTICATED, openai_error())
     async with edge.channel() as channel:
