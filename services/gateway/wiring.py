@@ -45,6 +45,7 @@ from services.gateway.dependencies import Dependencies
 from services.gateway.events import CaptureRule, Event, EventType
 from services.gateway.health import HealthReport
 from services.gateway.health_client import HealthClient, OwnHealth
+from services.gateway.http_metrics import HTTPMetrics
 from services.gateway.limit_client import LimitClient
 from services.gateway.limit_reader import LimitReader
 from services.gateway.model_client import ModelClient
