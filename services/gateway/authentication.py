@@ -1,8 +1,8 @@
 """Who is calling: API keys and JWTs, each to a principal.
 
 A credential is looked up or verified, never logged, never kept in clear longer than the call. API
-keys are tried first, those of the environment before managed ones; what is none and has a JWT's
-three parts is verified as one.
+keys are tried first, those of the environment before managed ones; what is none and has dots
+like a JWT is verified as one.
 """
 
 import hashlib
@@ -84,7 +84,7 @@ class Authenticator:
                     return await self._managed.find(credential, digest)
             if principal is not None:
                 return principal
-        if self._tokens is not None and credential.count(".") == JWT_PARTS - 1:
+        if self._tokens is not None and credential.count(".") >= JWT_PARTS - 1:
             return await self._tokens.principal(credential)
         msg = "The API key or token is not valid here."
         raise Unauthenticated(msg)
