@@ -7,7 +7,7 @@ everything with nothing to hide stays byte for byte.
 """
 
 import re
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -36,6 +36,14 @@ class _ToolCall(msgspec.Struct):
 
 class _Delta(msgspec.Struct):
     tool_calls: list[_ToolCall] | None = None
+    content: Any = None
+    reasoning_content: Any = None
+    reasoning: Any = None
+
+    @property
+    def says(self) -> bool:
+        """Whether it adds to a text too."""
+        return bool(self.content or self.reasoning_content or self.reasoning)
 
 
 class _Choice(msgspec.Struct):
@@ -115,6 +123,7 @@ class StreamRedactor:
             return before + self._redactor.json(data) + after
         self._last = chunk
         ended = [choice.index for choice in chunk.choices if choice.finish_reason is not None]
+        overtaken = b"".join(map(self._overtaken, chunk.choices))
         pieces: list[bytes] = []
         done = 0
         self._template.forget()
@@ -138,7 +147,7 @@ class StreamRedactor:
         held = b"".join(self._release(choice) for choice in ended)
         if pieces:
             data = without_logprobs(b"".join([*pieces, data[done:]]))
-        return held + before + self._redactor.json(data) + after
+        return overtaken + held + before + self._redactor.json(data) + after
 
     def _keys(self, chunk: _Chunk, event: bytes) -> list[_Key]:
         """Return what each text of an event belongs to, in the order of the texts."""
@@ -164,14 +173,23 @@ class StreamRedactor:
             keys.append((choice.index, 0, match[1]))
         return keys
 
+    def _overtaken(self, choice: _Choice) -> bytes:
+        """Return events with what was held of texts that are over, since tools are called now.
+
+        Clients take a text for complete at the first call that follows it.
+        """
+        if choice.delta is None or not choice.delta.tool_calls or choice.delta.says:
+            return b""
+        keys = [key for key in self._texts if key[0] == choice.index and key[2] != b"arguments"]
+        return b"".join(map(self._release_text, keys))
+
     def _release(self, choice: int) -> bytes:
         """Return events with what was held back of a choice."""
-        events = []
-        for key in [key for key in self._texts if key[0] == choice]:
-            rest = self._texts.pop(key).finish()
-            if rest:
-                events.append(self._made(key, rest))
-        return b"".join(events)
+        return b"".join(map(self._release_text, [key for key in self._texts if key[0] == choice]))
+
+    def _release_text(self, key: _Key) -> bytes:
+        rest = self._texts.pop(key).finish()
+        return self._made(key, rest) if rest else b""
 
     def _made(self, key: _Key, text: str) -> bytes:
         choice, call, name = key
