@@ -6,16 +6,31 @@ import shutil
 import socket
 import ssl
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import grpc
+import httpx
 import pytest
+from google.api.httpbody_pb2 import HttpBody
 
 from tests.integration.edge.certificates import Authority
 from tests.integration.edge.conftest import Edge, ScriptedGateway, free_port
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+
+WEAK = (
+    "ECDHE-ECDSA-AES256-SHA",  # CBC
+    "ECDHE-ECDSA-AES128-SHA256",
+    "ECDHE-RSA-AES256-SHA384",
+    "AES128-GCM-SHA256",  # no forward secrecy
+    "AES256-SHA",
+    "DHE-RSA-AES128-GCM-SHA256",
+    "NULL-SHA256",
+    "aNULL",
+    "PSK",
+)
 
 
 def handshake(edge: Edge, context: ssl.SSLContext) -> ssl.SSLSocket:
@@ -46,9 +61,10 @@ async def test_tls_1_2_is_taken_with_modern_ciphers_only(edge: Edge) -> None:
     context.maximum_version = ssl.TLSVersion.TLSv1_2
     with handshake(edge, context) as connection:
         assert connection.version() == "TLSv1.2"
-    context.set_ciphers("ECDHE-ECDSA-AES256-SHA:ECDHE-ECDSA-AES128-SHA256:AES128-GCM-SHA256")
-    with pytest.raises(ssl.SSLError):
-        handshake(edge, context)
+    for cipher in WEAK:
+        context.set_ciphers(f"{cipher}:@SECLEVEL=0")
+        with pytest.raises((ssl.SSLError, ConnectionError)):
+            handshake(edge, context)
 
 
 async def test_tls_below_1_2_is_refused(edge: Edge) -> None:
@@ -78,17 +94,85 @@ async def test_a_renewed_certificate_is_served_without_a_restart(
     authority.issue("front", "localhost", "127.0.0.1")
     edge = another_edge(authority=authority)
 
-    def serial() -> object:
-        with handshake(edge, edge.trust) as connection:
-            certificate = connection.getpeercert()
-            assert certificate
-            return certificate["serialNumber"]
-
-    before = serial()
+    before = _serial(edge)
     authority.issue("front", "localhost", "127.0.0.1")
+    await _until_renewed(lambda: _serial(edge) != before)
+
+
+@contextlib.asynccontextmanager
+async def half_a_stream(
+    edge: Edge, gateway: ScriptedGateway
+) -> AsyncIterator[tuple[httpx.AsyncClient, Callable[[], Awaitable[bytes]]]]:
+    """Read the first half of a stream; yield its client and what reads the rest."""
+    release = asyncio.Event()
+
+    async def stream(_: object, __: object) -> AsyncIterator[HttpBody]:
+        yield HttpBody(content_type="text/event-stream", data=b"first ")
+        await release.wait()
+        yield HttpBody(content_type="text/event-stream", data=b"last")
+
+    gateway.scripts["ChatCompletions"] = stream
+    async with edge.client("h2") as client:
+        path = "/v1/chat/completions"
+        async with client.stream("POST", path, content=b"{}") as response:
+            pieces = response.aiter_raw()
+            assert await anext(pieces) == b"first "
+
+            async def rest() -> bytes:
+                release.set()
+                return b"".join([piece async for piece in pieces])
+
+            yield client, rest
+
+
+async def test_a_renewal_of_the_certificate_breaks_no_connection(
+    another_edge: Callable[..., Edge], gateway: ScriptedGateway, tmp_path: Path
+) -> None:
+    directory = tmp_path / "own"
+    directory.mkdir()
+    authority = Authority(directory)
+    authority.issue("front", "localhost", "127.0.0.1")
+    edge = another_edge(authority=authority)
+    async with half_a_stream(edge, gateway) as (client, rest):
+        before = _serial(edge)
+        authority.issue("front", "localhost", "127.0.0.1")
+        await _until_renewed(lambda: _serial(edge) != before)
+        assert (await client.get("/health")).status_code == 200  # on the same connection
+        assert await rest() == b"last"
+
+
+async def test_a_renewal_of_envoys_own_certificate_breaks_no_stream(
+    another_edge: Callable[..., Edge], gateway: ScriptedGateway, tmp_path: Path
+) -> None:
+    directory = tmp_path / "own"
+    directory.mkdir()
+    authority = Authority(directory)
+    for name in ("front", "gateway", "envoy"):
+        authority.issue(name, f"spiffe://weaver/{name}", name, "localhost", "127.0.0.1")
+    async with gateway_with_mutual_tls(gateway, authority, "gateway") as port:
+        edge = another_edge(
+            target="container", authority=authority, gateway_address=f"127.0.0.1:{port}"
+        )
+        async with half_a_stream(edge, gateway) as (client, rest):
+            updates = "/stats?filter=cluster.gateway.*ssl_context_update_by_sds"
+            before = edge.admin(updates)
+            authority.issue("envoy", "spiffe://weaver/envoy")
+            await _until_renewed(lambda: edge.admin(updates) != before)
+            assert (await client.get("/health")).status_code == 200
+            assert await rest() == b"last"
+
+
+def _serial(edge: Edge) -> object:
+    with handshake(edge, edge.trust) as connection:
+        certificate = connection.getpeercert()
+        assert certificate
+        return certificate["serialNumber"]
+
+
+async def _until_renewed(renewed: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 5
-    while serial() == before:
-        assert time.monotonic() < deadline, "the old certificate is still served"
+    while not renewed():
+        assert time.monotonic() < deadline, "the old certificate is still used"
         await asyncio.sleep(0.05)
 
 
