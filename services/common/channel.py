@@ -37,6 +37,8 @@ _OPTIONS: tuple[tuple[str, int | str], ...] = (
     # How long one attempt to connect may take.
     ("grpc.min_reconnect_backoff_ms", 2_000),
     ("grpc.dns_min_time_between_resolutions_ms", 1_000),
+    # A look-up that was lost is made again; by itself gRPC waits two minutes for it.
+    ("grpc.dns_ares_query_timeout", 2_000),
     ("grpc.use_local_subchannel_pool", 1),
     # A window that grows by measuring would hold megabytes of each stream that nobody reads.
     ("grpc.http2.bdp_probe", 0),
