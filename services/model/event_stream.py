@@ -104,10 +104,10 @@ class EventStream:
         """Turn a piece of the body into chunks; what came before a failure still passes."""
         passing: list[bytes] = []
         try:
-            if not piece:
-                self._parser.finish()
+            events = self._parser.feed(piece) if piece else self._parser.finish()
+            if not piece and not events:
                 raise premature()
-            for event in self._parser.feed(piece):
+            for event in events:
                 body = self._watch.take(event)
                 if self._watch.done:
                     break

@@ -10,6 +10,7 @@ from typing import NamedTuple
 _BLANK_LINE = re.compile(rb"(?:\r\n|\n|\r(?!\n))(?:\r\n|\n|\r)")
 _LINE_END = re.compile(rb"\r\n|\n|\r")
 _LONGEST_BLANK_LINE = 4
+_LAST = frozenset({b"data: [DONE]", b"data:[DONE]"})
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -60,15 +61,19 @@ class Parser:
         self._check(len(self._rest))
         return events
 
-    def finish(self) -> None:
-        """Accept the end of the bytes.
+    def finish(self) -> list[Event]:
+        """Accept the end of the bytes; return OpenAI's last event where its empty line is missing.
 
         Raises:
             SSEError: it comes in the middle of an event.
         """
-        if self._rest.strip(b"\r\n"):
+        rest = self._rest.strip(b"\r\n")
+        if rest in _LAST:
+            return [Event(rest + b"\n\n", b"[DONE]")]
+        if rest:
             msg = "The provider's stream ends in the middle of an event."
             raise SSEError(msg)
+        return []
 
     def _check(self, size: int) -> None:
         if size > self._max_event_bytes:

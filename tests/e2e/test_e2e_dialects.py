@@ -26,6 +26,8 @@ from tests.fakes.recordings import (
 KEY = "sk-provider-secret"  # pragma: allowlist secret
 CITIES = [{"city": "Ulm"}, {"city": "Köln"}]
 IMAGE = f"data:image/png;base64,{PNG}"
+# The SDKs parse the arguments of a strict tool as soon as they take them for complete.
+WEATHER = {"name": "weather", "strict": True, "parameters": TOOL_SCHEMA}
 OPENAI_ASK: Any = {
     "model": "real-model",
     "max_completion_tokens": 200,
@@ -39,7 +41,7 @@ OPENAI_ASK: Any = {
             ],
         },
     ],
-    "tools": [{"type": "function", "function": {"name": "weather", "parameters": TOOL_SCHEMA}}],
+    "tools": [{"type": "function", "function": WEATHER}],
     "tool_choice": "auto",
 }
 ANTHROPIC_ASK: Any = {
@@ -58,7 +60,7 @@ ANTHROPIC_ASK: Any = {
             ],
         }
     ],
-    "tools": [{"name": "weather", "input_schema": TOOL_SCHEMA}],
+    "tools": [{"name": "weather", "strict": True, "input_schema": TOOL_SCHEMA}],
     "tool_choice": {"type": "auto"},
 }
 

@@ -41,10 +41,18 @@ class ToolCall(msgspec.Struct):
     function: Function | None = None
 
 
+class Part(msgspec.Struct):
+    """A part of a message, as Mistral divides it."""
+
+    type: str = ""
+    text: str = ""
+    thinking: "list[Part]" = []
+
+
 class Said(msgspec.Struct):
     """A message, or what an event adds to it."""
 
-    content: str | None = None
+    content: str | list[Part] | None = None
     refusal: str | None = None
     reasoning_content: str | None = None
     reasoning: str | None = None
@@ -52,8 +60,26 @@ class Said(msgspec.Struct):
 
     @property
     def thoughts(self) -> str:
-        """What was thought, by either of the names that servers give it."""
-        return self.reasoning_content or self.reasoning or ""
+        """What was thought, by each of the names that servers give it."""
+        thoughts = self.reasoning_content or self.reasoning or ""
+        if isinstance(self.content, list):
+            thoughts += "".join(inner.text for part in self.content for inner in part.thinking)
+        return thoughts
+
+    @property
+    def text(self) -> str:
+        """What is said, whole or in parts.
+
+        Raises:
+            ProviderError: a part is no text.
+        """
+        if not isinstance(self.content, list):
+            return self.content or ""
+        for part in self.content:
+            if part.type not in {"text", "thinking"}:
+                msg = f"The provider's answer has a {part.type[:64]!r}, which Anthropic lacks."
+                raise failed(msg, retryable=False)
+        return "".join(part.text for part in self.content)
 
 
 class Choice(msgspec.Struct):
@@ -92,7 +118,7 @@ def message(body: bytes, facts: Facts, asked: Asked) -> dict[str, Any]:
     content: list[dict[str, Any]] = []
     if said.thoughts:
         content.append({"type": "thinking", "thinking": said.thoughts, "signature": ""})
-    content += [{"type": "text", "text": text} for text in (said.content, said.refusal) if text]
+    content += [{"type": "text", "text": text} for text in (said.text, said.refusal) if text]
     content += [_tool_use(call) for call in said.tool_calls or ()]
     reason, sequence = stopped(choice, refused=bool(said.refusal), called=bool(said.tool_calls))
     return {

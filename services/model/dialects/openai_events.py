@@ -101,7 +101,7 @@ class OpenAIEvents:
         if said.thoughts:
             head = {"type": "thinking", "thinking": "", "signature": ""}
             yield from self._add(("thinking", 0), head, said.thoughts)
-        for text in (said.content, said.refusal):
+        for text in (said.text, said.refusal):
             if text:
                 yield from self._add(("text", 0), {"type": "text", "text": ""}, text)
         self._refused = self._refused or bool(said.refusal)

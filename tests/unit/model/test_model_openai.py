@@ -256,6 +256,12 @@ def test_a_stream_that_does_not_end_well_has_no_terminal_chunk(
     assert canned.closed
 
 
+def test_an_answer_is_whole_though_its_last_line_break_is_missing() -> None:
+    chunks, error = streamed(events(WORD, FINISH, USAGE, DONE.rstrip()))
+    assert error is None
+    assert chunks[-1] == Chunk(FINISH + DONE, terminal=True)
+
+
 def test_what_came_before_a_failure_in_the_same_piece_still_passes() -> None:
     chunks, error = streamed(events(WORD + sse(b"{")))
 

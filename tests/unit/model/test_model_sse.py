@@ -41,7 +41,7 @@ def test_parser_finds_the_same_events_however_the_bytes_are_cut(
     edges = sorted({0, len(raw), *(cut for cut in cuts if cut < len(raw))})
     for start, end in pairwise(edges):
         found += parser.feed(raw[start:end])
-    parser.finish()
+    assert not parser.finish()
 
     assert b"".join(event.raw for event in found).rstrip(b"\r\n") == raw.rstrip(b"\r\n")
     data = [event.data for event in found if event.data is not None]
@@ -92,5 +92,22 @@ def test_parser_refuses_an_end_in_the_middle_of_an_event() -> None:
     parser = Parser()
     parser.feed(b"data: x\n\ndata: y\n")
 
+    with pytest.raises(SSEError, match="middle"):
+        parser.finish()
+
+
+@pytest.mark.parametrize("end", [b"data: [DONE]", b"data:[DONE]\n", b"data: [DONE]\r\n"])
+def test_the_last_event_of_openai_may_lack_its_empty_line(end: bytes) -> None:
+    parser = Parser()
+    parser.feed(b"data: x\n\n" + end)
+    (event,) = parser.finish()
+    assert event.data == b"[DONE]"
+    assert event.raw.endswith(b"[DONE]\n\n")
+
+
+@pytest.mark.parametrize("end", [b"data: [DONE", b"x: [DONE]", b"data: [DONE]\ndata: x"])
+def test_nothing_else_may(end: bytes) -> None:
+    parser = Parser()
+    parser.feed(end)
     with pytest.raises(SSEError, match="middle"):
         parser.finish()

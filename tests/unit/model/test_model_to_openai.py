@@ -428,6 +428,28 @@ def test_an_answer_that_calls_a_tool_waits_for_it_whatever_the_server_says(
     assert message_of(streamed(ToOpenAI(), call(), events, FACTS))["stop_reason"] == reason
 
 
+def test_an_answer_in_parts_maps() -> None:
+    """Mistral's reasoning models divide what they say."""
+    thought = {"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}
+    parts = [thought, {"type": "text", "text": "Sun"}, {"type": "text", "text": "ny."}]
+    found = answered(ToOpenAI(), call(), completion({"content": parts}), FACTS)
+    wanted = [
+        {"type": "thinking", "thinking": "hm", "signature": ""},
+        {"type": "text", "text": "Sunny."},
+    ]
+    assert found["content"] == wanted
+    events = [chunk(content=[part]) for part in parts]
+    assert (
+        message_of(streamed(ToOpenAI(), call(), [*events, chunk("stop")], FACTS))["content"]
+        == wanted
+    )
+
+
+def test_a_part_that_is_no_text_is_the_providers_failure() -> None:
+    with pytest.raises(ProviderError, match="'audio', which Anthropic lacks"):
+        answered(ToOpenAI(), call(), completion({"content": [{"type": "audio"}]}), FACTS)
+
+
 @pytest.mark.parametrize("field", ["max_tokens", "max_completion_tokens"])
 def test_a_server_is_told_the_limit_in_the_field_that_it_knows(field: str) -> None:
     found, _ = retold(ToOpenAI(field), call(max_tokens=7))
