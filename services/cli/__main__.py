@@ -19,6 +19,7 @@ COMMANDS = {
     "token": "services.cli.token",
     "chat": "services.cli.chat",
     "keys": "services.cli.keys",
+    "apikeys": "services.cli.apikeys",
     "audit": "services.cli.audit",
     "backup": "services.cli.backup",
     "doctor": "services.cli.doctor",

@@ -19,6 +19,7 @@ from services.common.settings import SettingsError
 
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 LONGEST_S = 365 * 86_400
+ADMINISTRATOR = "administrator"
 
 app = typer.Typer()
 
@@ -79,6 +80,16 @@ def mint(key: bytes, subject: str, tenant: str, roles: list[str], ttl_s: int) ->
         "exp": now + dt.timedelta(seconds=ttl_s),
     }
     return jwt.encode(claims, key, algorithm="RS256")
+
+
+def administrator(state: Path) -> str:
+    """Return a token of this machine's administrator, good for a minute.
+
+    Raises:
+        SettingsError: this is no development environment, or was never started.
+    """
+    development.refuse_elsewhere(os.environ)
+    return mint(_key(state), ADMINISTRATOR, "default", ["admin"], UNITS["m"])
 
 
 def _key(state: Path) -> bytes:
