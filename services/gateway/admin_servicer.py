@@ -56,7 +56,7 @@ class AdminServicer(ApiKeyMethods, admin_service_pb2_grpc.AdminServiceServicer):
         self,
         pipeline: Pipeline,
         limits: LimitReader,
-        policies: Callable[[], Mapping[str, str]],
+        policies: Callable[[], Mapping[str, object]],
         *,
         default_tenant: str,
         api_key_roles: tuple[str, ...],

@@ -75,8 +75,8 @@ class Authenticator:
             Unavailable: what knows the credential cannot be asked.
         """
         credential = self._credential(header)
+        digest = hashlib.sha256(credential.encode()).digest()
         if self._api_keys is not None:
-            digest = hashlib.sha256(credential.encode()).digest()
             principal = self._api_keys.known(digest)
             if principal is None and self._managed is not None:
                 principal = self._managed.known(digest)
@@ -85,7 +85,7 @@ class Authenticator:
             if principal is not None:
                 return principal
         if self._tokens is not None and credential.count(".") >= JWT_PARTS - 1:
-            return await self._tokens.principal(credential)
+            return await self._tokens.principal(credential, digest)
         msg = "The API key or token is not valid here."
         raise Unauthenticated(msg)
 

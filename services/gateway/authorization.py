@@ -17,10 +17,12 @@ from services.gateway.roles import (
     RolePolicy,
     is_plain,
     matches,
+    reach_json,
 )
 
 MOST_ROLE_SETS: Final = 10_000
 MOST_MODELS: Final = 2_000
+_NOTHING: Final = Administration.NONE
 
 
 class Scope(Enum):
@@ -86,6 +88,15 @@ class Permissions:
         self._deny = tuple(pattern for role in self._roles for pattern in role.deny)
         self._known: Recent[tuple[str, str], bool] = Recent(MOST_MODELS)
 
+    def summary(self) -> dict[str, object]:
+        """Return what they allow, for the caller who has them; models are listed elsewhere."""
+        administration = max((role.administration for role in self._roles), default=_NOTHING)
+        return {
+            "surfaces": sorted(self.surfaces),
+            "audit": reach_json(self.records, self.keys, self.texts),
+            "administration": administration.name.lower(),
+        }
+
     def allows(self, surface: Surface) -> bool:
         """Return whether they allow a way in."""
         if surface.scope is Scope.GENERATE:
@@ -114,7 +125,7 @@ class Permissions:
         )
 
     def _scopes(self) -> Iterable[Scope]:
-        administration = max((role.administration for role in self._roles), default=0)
+        administration = max((role.administration for role in self._roles), default=_NOTHING)
         held = {
             Scope.GENERATE: not self.surfaces.isdisjoint(MODEL_SURFACES),
             Scope.MODELS: "models" in self.surfaces,

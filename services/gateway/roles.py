@@ -145,6 +145,31 @@ def parse(text: bytes) -> RolePolicy:
     return RolePolicy(MappingProxyType(roles), sha256(text).hexdigest()[:12])
 
 
+def describe(policy: RolePolicy) -> dict[str, object]:
+    """Return a policy as administrators read it."""
+    return {
+        "version": policy.version,
+        "roles": {
+            name: {
+                "surfaces": sorted(role.surfaces),
+                "models": {"allow": list(role.allow), "deny": list(role.deny)},
+                "audit": reach_json(role.records, role.keys, role.texts),
+                "administration": role.administration.name.lower(),
+            }
+            for name, role in sorted(policy.roles.items())
+        },
+    }
+
+
+def reach_json(records: Reach, keys: Reach, texts: Reach) -> dict[str, str]:
+    """Return whose records, keys and texts may be read, as the file has it."""
+    return {
+        "records": records.name.lower(),
+        "keys": keys.name.lower(),
+        "texts": texts.name.lower(),
+    }
+
+
 def matches(patterns: Iterable[str], name: str) -> bool:
     """Return whether a model's name is like one of the patterns, whatever the case of letters.
 

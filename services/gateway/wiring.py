@@ -36,6 +36,7 @@ from services.gateway.audit_admin_servicer import AuditAdminServicer
 from services.gateway.audit_client import AuditClient
 from services.gateway.audit_servicer import AuditReaderServicer
 from services.gateway.authentication import APIKeys, Authenticator
+from services.gateway.authorization import Authorizer
 from services.gateway.authorization_wiring import open_authorizer
 from services.gateway.capture import KINDS, Capture
 from services.gateway.catalogue import Catalogue
@@ -53,6 +54,7 @@ from services.gateway.pipeline import Pipeline, PipelineSettings
 from services.gateway.recorder import Recorder
 from services.gateway.refusals import Refusals
 from services.gateway.reporter import Reporter
+from services.gateway.roles import describe
 from services.gateway.servicer import GatewayServicer
 from services.gateway.settings import GatewaySettings
 from services.gateway.token_wiring import open_tokens
@@ -194,7 +196,7 @@ async def build(
     admin = AdminServicer(
         pipeline,
         limits,
-        partial(_policies, settings, audit),
+        lambda: {**_policies(settings, audit), "authorization": _roles(authorizer, health)},
         default_tenant=settings.default_tenant,
         api_key_roles=settings.api_key_roles,
         keys=keys,
@@ -290,6 +292,12 @@ def _policies(settings: GatewaySettings, audit: AuditClient) -> dict[str, str]:
         "audit_capture": settings.audit_capture,
         "audit_principal": modes[audit.pseudonyms],
     }
+
+
+def _roles(authorizer: Authorizer, health: Health) -> dict[str, object]:
+    """Return what administrators read of roles, and why their file was refused."""
+    _, problem = health.snapshot().get("roles", (True, ""))
+    return {**describe(authorizer.policy), "file_refused": problem or None}
 
 
 async def _start(

@@ -248,7 +248,11 @@ async def test_a_role_opens_its_surfaces_and_models_and_no_other(
     for roles in ((), ("unheard-of",), ("watcher",)):
         assert (await guarded.say("hi", *roles)).status_code == 403
         assert (await guarded.ask("/v1/models", *roles)).status_code == 403
-    assert (await guarded.ask("/v1/admin/policies", "watcher")).status_code == 200
+    policies = (await guarded.ask("/v1/admin/policies", "watcher")).json()
+    shown = policies["gateway"]["authorization"]["roles"]["chatter"]["models"]
+    assert shown == {"allow": ["stub-*"], "deny": ["*secret*"]}
+    told = (await guarded.ask("/v1/whoami", "chatter")).json()["permissions"]
+    assert told["surfaces"] == ["chat.completions", "models"]
 
     stub = gateway_service_pb2_grpc.GatewayServiceStub(direct)
     admin = admin_service_pb2_grpc.AdminServiceStub(direct)

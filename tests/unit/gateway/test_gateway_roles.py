@@ -2,6 +2,7 @@
 
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -17,6 +18,7 @@ from services.gateway.roles import (
     Reach,
     RolePolicy,
     RolesError,
+    describe,
     matches,
     parse,
 )
@@ -186,6 +188,24 @@ def test_the_example_is_good_and_shows_every_surface() -> None:
     assert example.roles["team-auditor"].records is Reach.TENANT
     assert Authorizer(example).of(who("chat-only")).may_use("messages", "claude-5")
     assert not Authorizer(example).of(who("chat-only")).may_use("messages", "claude-5-preview")
+
+
+def test_administrators_and_callers_read_what_is_allowed() -> None:
+    example = parse(EXAMPLE.read_bytes())
+    shown = describe(example)
+    assert shown["version"] == example.version
+    roles: Any = shown["roles"]
+    assert roles["team-auditor"] == {
+        "surfaces": [],
+        "models": {"allow": [], "deny": []},
+        "audit": {"records": "tenant", "keys": "own", "texts": "own"},
+        "administration": "none",
+    }
+    assert Authorizer(example).of(who("operator", "team-auditor")).summary() == {
+        "surfaces": ["models"],
+        "audit": {"records": "tenant", "keys": "own", "texts": "own"},
+        "administration": "read",
+    }
 
 
 def test_another_policy_decides_at_once() -> None:
