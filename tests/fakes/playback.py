@@ -22,6 +22,7 @@ class Played:
         headers: more response headers.
         piece: bytes of a piece; 0 sends the body at once.
         cut: end the connection without the body's end.
+        stall_s: say nothing for so long before the body's end.
     """
 
     body: Any
@@ -30,6 +31,7 @@ class Played:
     headers: Mapping[str, str] = field(default_factory=dict)
     piece: int = 0
     cut: bool = False
+    stall_s: float = 0
 
 
 @dataclass(frozen=True)
@@ -95,12 +97,13 @@ class Playback:
         for start in range(0, len(body), size):
             await response.write(body[start : start + size])
             await asyncio.sleep(0)
+        await asyncio.sleep(played.stall_s)
         if played.cut and request.transport is not None:
             await asyncio.sleep(0.05)
             request.transport.abort()
         return response
 
 
-def stream(events: bytes, *, piece: int = 7, cut: bool = False) -> Played:
+def stream(events: bytes, *, piece: int = 7, cut: bool = False, stall_s: float = 0) -> Played:
     """Return a stream that arrives in small pieces."""
-    return Played(events, content_type="text/event-stream", piece=piece, cut=cut)
+    return Played(events, content_type="text/event-stream", piece=piece, cut=cut, stall_s=stall_s)
