@@ -11,6 +11,7 @@ from google.api import httpbody_pb2
 
 from services.common import logs
 from services.common.errors import Internal, Unavailable, WeaverError
+from services.common.interceptors.call_metrics import waited
 from services.gateway import anthropic, http, openai, responses, typed
 from services.gateway.apikeys.documents import grant_document
 from services.gateway.authorization import Scope
@@ -152,6 +153,7 @@ class GatewayServicer(gateway_service_pb2_grpc.GatewayServiceServicer):
                 "issuer": principal.issuer,
                 "subject": principal.subject,
                 "roles": list(principal.roles),
+                "permissions": self._pipeline.permissions(principal).summary(),
                 "api_key": grant_document(principal.grant),
                 "usage": usage,
             }
@@ -211,6 +213,7 @@ class GatewayServicer(gateway_service_pb2_grpc.GatewayServiceServicer):
                 message = httpbody_pb2.HttpBody(content_type=content_type, data=piece)
                 await context.write(message.SerializeToString())
             last = httpbody_pb2.HttpBody(content_type=content_type, data=await response.last())
+            waited.set((True, response.generation.upstream_duration_s))
             if response.record is not None:
                 trailer = ("x-weaver-record", http.record_header(response.record))
                 context.set_trailing_metadata([trailer])
@@ -252,6 +255,7 @@ class GatewayServicer(gateway_service_pb2_grpc.GatewayServiceServicer):
                 for text in typed.text_deltas(piece):
                     yield pb.GenerateStreamResponse(text_delta=text)
             last = await response.last()
+            waited.set((True, response.generation.upstream_duration_s))
             for text in typed.text_deltas(last) if response.error is None else ():
                 yield pb.GenerateStreamResponse(text_delta=text)
             yield self._typed_end(response)
@@ -282,7 +286,10 @@ class GatewayServicer(gateway_service_pb2_grpc.GatewayServiceServicer):
             call = http.read_call(context, header, surface, body, arrived)
             response = await self._pipeline.run(call)
             whole = isinstance(response, WholeResponse)
-            record = response.record if whole else None
+            record = None
+            if whole:
+                record = response.record
+                waited.set((False, response.generation.upstream_duration_s))
             headers = http.response_headers(response.admission, record, surface.name)
             try:
                 await context.send_initial_metadata((*headers, *response.headers))
