@@ -18,12 +18,25 @@ import grpc
 
 from services.common import certificates, telemetry, tls
 from services.common.errors import DeadlineExceeded, Unavailable, WeaverError
-from services.common.renewing_channel import Metadata, RenewingChannel
+from services.common.renewing_channel import (
+    PATIENCE_S,
+    PAUSE_S,
+    Metadata,
+    Outage,
+    RenewingChannel,
+)
 from services.common.settings import CommonSettings
 from services.common.status import code_name, from_rpc_error
 
 _MESSAGE_BYTES = 32 * 1024 * 1024
 _MARGIN_S = 0.01
+# What gRPC says of a call for which it found no connection, by the policy for several addresses or
+# for one, or no address. Such a call was not sent.
+_NOT_SENT = (
+    "connections to all backends failing",
+    "failed to connect to all addresses",
+    "DNS resolution failed",
+)
 _OPTIONS: tuple[tuple[str, int | str], ...] = (
     ("grpc.max_receive_message_length", _MESSAGE_BYTES),
     ("grpc.max_send_message_length", _MESSAGE_BYTES),
@@ -36,7 +49,7 @@ _OPTIONS: tuple[tuple[str, int | str], ...] = (
     ("grpc.max_reconnect_backoff_ms", 1_000),
     # How long one attempt to connect may take.
     ("grpc.min_reconnect_backoff_ms", 2_000),
-    ("grpc.dns_min_time_between_resolutions_ms", 1_000),
+    ("grpc.dns_min_time_between_resolutions_ms", 200),
     # A look-up that was lost is made again; by itself gRPC waits two minutes for it.
     ("grpc.dns_ares_query_timeout", 2_000),
     ("grpc.use_local_subchannel_pool", 1),
@@ -136,10 +149,15 @@ async def call(
     begun = telemetry.start_client_span(getattr(method, "path", ""))
     if begun is not None:
         return await _spanned(begun, method, request, timeout_s, metadata)
+    end = asyncio.get_running_loop().time() + timeout_s
     try:
-        return await method(request, timeout=timeout_s, metadata=metadata)
-    except grpc.aio.AioRpcError as error:
-        raise _translated(error) from error
+        while True:
+            try:
+                return await method(request, timeout=timeout_s, metadata=metadata)
+            except grpc.aio.AioRpcError as error:
+                if not await _may_go_soon(method, error, end):
+                    raise _translated(error) from error
+            timeout_s = end - asyncio.get_running_loop().time()
     except asyncio.CancelledError:
         _raise_if_not_ours()
         raise
@@ -170,12 +188,25 @@ class _Bare:
 
     def __init__(self, method: Callable[..., Awaitable[Any]]) -> None:
         self._method = method
+        self.outage = getattr(method, "outage", None)
 
     def __call__(self, request: object, **options: Any) -> Awaitable[Any]:  # noqa: ANN401
         return self._method(request, **options)
 
 
-async def stream(
+async def _may_go_soon(method: object, error: grpc.aio.AioRpcError, end: float) -> bool:
+    """Wait a moment if a call was not sent for want of a connection that may soon be there."""
+    outage: Outage | None = getattr(method, "outage", None)
+    if outage is None or not (error.details() or "").startswith(_NOT_SENT):
+        return False
+    now = asyncio.get_running_loop().time()
+    if not outage.passes(now) or now + PAUSE_S >= end:
+        return False
+    await asyncio.sleep(PAUSE_S)
+    return True
+
+
+async def stream(  # noqa: C901, PLR0912 - flat, since each chunk of each answer passes here
     method: Callable[..., Any],
     request: object,
     *,
@@ -191,20 +222,29 @@ async def stream(
     """
     begun, code = telemetry.start_client_span(getattr(method, "path", "")), "OK"
     responses: Any = None
+    end = asyncio.get_running_loop().time() + (timeout_s or PATIENCE_S)
     try:
-        if begun is None:
-            responses = method(request, timeout=timeout_s, metadata=metadata)
-        else:
-            token = telemetry.scope.set(begun)
-            try:
+        while True:
+            if begun is None:
                 responses = method(request, timeout=timeout_s, metadata=metadata)
-            finally:
-                telemetry.scope.reset(token)
-        async for response in responses:
-            yield response
-    except grpc.aio.AioRpcError as error:
-        code = error.code().name
-        raise _translated(error) from error
+            else:
+                token = telemetry.scope.set(begun)
+                try:
+                    responses = method(request, timeout=timeout_s, metadata=metadata)
+                finally:
+                    telemetry.scope.reset(token)
+            try:
+                async for response in responses:
+                    yield response
+            except grpc.aio.AioRpcError as error:
+                # What was not sent has had no response either.
+                if not await _may_go_soon(method, error, end):
+                    code = error.code().name
+                    raise _translated(error) from error
+            else:
+                return
+            if timeout_s is not None:
+                timeout_s = end - asyncio.get_running_loop().time()
     except asyncio.CancelledError:
         code = "CANCELLED"
         _raise_if_not_ours()

@@ -22,6 +22,29 @@ LOOK_S = 5.0
 """How often the files are looked at, while calls are made."""
 RETIRE_S = 600.0
 """How long calls on an old channel may go on."""
+PATIENCE_S = 3.0
+"""For how long calls wait for a neighbour that was just lost: until another is found."""
+PAUSE_S = 0.05
+_OVER_S = 10.0
+
+
+class Outage:
+    """Tells calls that could not be sent whether to wait: for a neighbour just lost, not for long.
+
+    While one replica leaves, its callers may not have found the next one yet. What was never sent
+    can be sent again. When that goes on, everybody is refused at once.
+    """
+
+    def __init__(self) -> None:
+        """Start without one."""
+        self._since = self._last = float("-inf")
+
+    def passes(self, now: float) -> bool:
+        """Take note that a call could not be sent, and return whether to try again soon."""
+        if now - self._last > _OVER_S:
+            self._since = now
+        self._last = now
+        return now - self._since < PATIENCE_S
 
 
 class RenewingChannel(grpc.aio.Channel):
@@ -48,6 +71,7 @@ class RenewingChannel(grpc.aio.Channel):
         self._loop = asyncio.get_running_loop()
         self._look_at = self._loop.time() + LOOK_S
         self._retiring: dict[asyncio.Task[None], grpc.aio.Channel] = {}
+        self.outage = Outage()
 
     def unary_unary(
         self,
@@ -166,6 +190,7 @@ class _Method:
         self, channel: RenewingChannel, path: str, connect: Callable[[], Callable[..., Any]]
     ) -> None:
         self.path = path
+        self.outage = channel.outage
         self._channel = channel
         self._connect = connect
         self._generation = channel.look()

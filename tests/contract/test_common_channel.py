@@ -205,3 +205,39 @@ async def test_streams_of_requests_pass(settings: CommonSettings, stack: AsyncEx
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await method(iter([b""]))
     assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+async def test_a_call_waits_for_a_neighbour_that_was_just_lost(
+    settings: CommonSettings, stack: AsyncExitStack
+) -> None:
+    limits = ScriptedLimits()
+    first = await serve(settings, stack, limits, "127.0.0.1:0")
+    _, stub = connect(settings, stack, first.addresses[0])
+    await call(stub.Peek, REQUEST, timeout_s=5)
+    await first.drain(0)
+
+    async def come_back() -> None:
+        await asyncio.sleep(0.6)
+        await serve(settings, stack, limits, first.addresses[0])
+
+    coming = asyncio.create_task(come_back())
+    start = time.monotonic()
+    # Peek is not repeated by gRPC here: it was never sent.
+    await call(stub.Peek, REQUEST, timeout_s=5)
+    assert time.monotonic() - start >= 0.5
+    await coming
+
+
+async def test_a_neighbour_that_stays_away_is_waited_for_once_and_then_refuses_at_once(
+    settings: CommonSettings, stack: AsyncExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(renewing_channel, "PATIENCE_S", 0.3)
+    _, stub = connect(settings, stack, "127.0.0.1:1")
+    start = time.monotonic()
+    with pytest.raises(Unavailable):
+        await call(stub.Peek, REQUEST, timeout_s=5)
+    assert 0.3 <= time.monotonic() - start < 2
+    start = time.monotonic()
+    with pytest.raises(Unavailable):
+        await call(stub.Peek, REQUEST, timeout_s=5)
+    assert time.monotonic() - start < 0.2
