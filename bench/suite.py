@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,17 @@ ANSWER = (
     + '"},"finish_reason":"stop"}],'
     '"usage":{"prompt_tokens":31,"completion_tokens":90,"total_tokens":121}}'
 )
+_CHUNK = (
+    'data: {"id":"chatcmpl-bench","object":"chat.completion.chunk","created":1700000000,'
+    '"model":"bench-stream","choices":[{"index":0,"delta":{%s},"finish_reason":%s}]}\n\n'
+)
+CHUNKS = 20
+STREAM = (
+    _CHUNK % ('"role":"assistant","content":""', "null")
+    + _CHUNK % ('"content":" word"', "null") * CHUNKS
+    + _CHUNK % ("", '"stop"')
+    + "data: [DONE]\n\n"
+)
 LISTENS = (
     "WEAVER_FRONT_LISTEN",
     "WEAVER_ENVOY_ADMIN_LISTEN",
@@ -33,12 +45,16 @@ LISTENS = (
 
 @dataclass(frozen=True)
 class Running:
-    """A suite under measurement: its URL, CA, key, and the process ids of its parts."""
+    """A suite under measurement: its URL, CA, key, and the process ids of its parts.
+
+    `ready_s` is how long it took from the command to the line that says so.
+    """
 
     url: str
     ca: Path
     api_key: str
     pids: dict[str, int]
+    ready_s: float = 0.0
 
 
 def free_ports(count: int) -> list[int]:
@@ -79,6 +95,7 @@ def suite(topology: str, extra: dict[str, str]) -> Iterator[Running]:
     with tempfile.TemporaryDirectory(prefix="weaver-bench-") as state:
         command = [sys.executable, "-m", "services.cli", "up", "--json"]
         said = Path(state) / "said.log"
+        began = time.monotonic()
         process = subprocess.Popen(
             [*command, *(["--separate"] if topology == "separate" else [])],
             env=environment(Path(state), extra),
@@ -95,7 +112,8 @@ def suite(topology: str, extra: dict[str, str]) -> Iterator[Running]:
             if not line:
                 sys.exit(f"bench: the suite did not start:\n{said.read_text()}")
             ready: dict[str, Any] = json.loads(line)
-            yield Running(ready["url"], Path(ready["ca"]), ready["api_key"], ready["pids"])
+            ready_s = time.monotonic() - began
+            yield Running(ready["url"], Path(ready["ca"]), ready["api_key"], ready["pids"], ready_s)
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait(30)
@@ -117,18 +135,19 @@ def vendors() -> Iterator[int]:
 
 @contextlib.contextmanager
 def upstream() -> Iterator[str]:
-    """Run a provider that answers at once, and yield its base URL."""
+    """Run a provider that answers at once, and yield its address; `/stream/v1` streams."""
     from services.cli.programs import envoy  # noqa: PLC0415 - only here
 
     (port,) = free_ports(1)
     template = Template((ROOT / "bench" / "upstream.yaml").read_text())
-    config = template.substitute(port=port, answer=ANSWER)
+    stream = json.dumps(STREAM)  # a string of YAML too
+    config = template.substitute(port=port, answer=ANSWER, stream=stream)
     command = [str(envoy()), "--config-yaml", config, "--concurrency", "1", "-l", "off"]
     process = subprocess.Popen(
         [*command, "--use-dynamic-base-id"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     try:
-        yield f"http://127.0.0.1:{port}/v1"
+        yield f"http://127.0.0.1:{port}"
     finally:
         process.terminate()
         process.wait(10)
