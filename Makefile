@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-faults check bench bench-audit bench-model generate fmt lock stubs clean
+.PHONY: help run test test-alerts test-faults metrics-doc check bench bench-audit bench-model generate fmt lock stubs clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -22,6 +22,14 @@ test-faults: $(VENV)/.dev ## Kill and fail the audit log at its system calls (st
 		command -v strace >/dev/null || { echo "make test-faults needs strace: apt-get install strace" >&2; exit 3; }
 	@$(BIN)/pytest tests/faults -q $(PYTEST_ARGS)
 
+test-alerts: ## Try every alert with promtool (Debian's package prometheus)
+	@command -v promtool >/dev/null || if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		{ apt-get update -qq && apt-get install -y -qq --no-install-recommends prometheus; } >/dev/null; fi; \
+		command -v promtool >/dev/null || { echo "make test-alerts needs promtool: apt-get install prometheus" >&2; exit 3; }
+	@promtool check config --syntax-only deploy/prometheus/prometheus.yaml
+	@promtool check rules deploy/prometheus/*.rules.yaml
+	@promtool test rules deploy/prometheus/tests/*.test.yaml
+
 check: $(VENV)/.dev ## Run every check that CI runs
 	@$(BIN)/python tools/check.py
 
@@ -36,6 +44,9 @@ bench-model: $(VENV)/.dev ## Measure the model service alone
 
 generate: $(VENV)/.dev ## Write gen/ and the generated documents anew
 	@$(BIN)/python tools/generate.py && $(BIN)/python tools/settings_doc.py
+
+metrics-doc: $(VENV)/.dev ## Write the list of all metrics anew
+	@$(BIN)/python tools/metrics_doc.py
 
 fmt: $(VENV)/.dev ## Format code and contracts
 	@$(BIN)/ruff format -q . && $(BIN)/ruff check -q --fix . ; $(BIN)/buf format -w protos

@@ -27,6 +27,7 @@ STEPS: dict[str, list[str]] = {
     "contracts": ["python", "tools/contracts.py"],
     "generated": ["python", "tools/generate.py", "--check"],
     "settings": ["python", "tools/settings_doc.py", "--check"],
+    "metrics": ["python", "tools/metrics_doc.py", "--check"],
     "envoy": ["weaver", "envoy", "validate"],
     "secrets": ["python", "tools/tree.py", "secrets"],
     "registries": ["python", "tools/tree.py", "registries"],
