@@ -81,6 +81,11 @@ async def host(
     if listeners is None:
         listeners = (Listener(served.listen, variable=f"{prefix}_LISTEN"),)
     ProcessMetrics(component.metrics, component.name, settings)
+    if settings.telemetry_enabled and settings.telemetry_metrics_seconds:
+        # The SDK is large, and most processes run without it.
+        from services.common.metrics_push import start_push  # noqa: PLC0415
+
+        start_push(component.metrics, component.name, settings, stack)
     serve_metrics(component.metrics, served.metrics_listen, f"{prefix}_METRICS_LISTEN", stack)
     handle = await start_server(
         component,

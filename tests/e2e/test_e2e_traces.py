@@ -169,6 +169,36 @@ async def test_a_refused_request_is_a_tree_too(
     assert served.attributes["rpc.grpc.status_code"] == 16
 
 
+def test_metrics_go_to_the_collector_too_and_are_cumulative(
+    traced: RunningSuite, collector: CollectorFake
+) -> None:
+    """A collector that missed some gets the sum with the next."""
+    headers = {"authorization": f"Bearer {traced.api_key}"}
+
+    def counted() -> float:
+        points = [
+            point.as_double
+            for one in list(collector.metrics)
+            if one["service"] == f"{NAMESPACE}-gateway" and one["metric"].name == "http_requests"
+            for point in one["metric"].sum.data_points
+            if any(item.value.string_value == "/v1/whoami" for item in point.attributes)
+        ]
+        return max(points, default=0.0)
+
+    with httpx.Client(base_url=traced.url, verify=trust(traced), headers=headers) as client:
+        before = counted()
+        for _ in range(3):
+            assert client.get("/v1/whoami").status_code == 200
+    collector.wait(lambda _: counted() >= before + 3)
+    last = [one for one in collector.metrics if one["metric"].name == "http_requests"][-1]
+    assert last["metric"].sum.is_monotonic
+    assert last["metric"].sum.aggregation_temporality == 2  # cumulative
+    services = {one["service"] for one in collector.metrics}
+    assert services == {
+        f"{NAMESPACE}-{name}" for name in ("gateway", "ratelimit", "model", "audit")
+    }
+
+
 def test_sampling_is_decided_at_the_front_door_for_all_hops(
     start_suite: Callable[[str, Mapping[str, str]], RunningSuite], collector: CollectorFake
 ) -> None:
