@@ -26,6 +26,7 @@ class ConfigurationReports:
         record: Callable[[Mapping[str, str]], None],
     ) -> None:
         """See the class."""
+        self._registry = registry
         self._health = health
         self._record = record
         reads = Counter(
@@ -41,6 +42,14 @@ class ConfigurationReports:
             registry=registry,
         )
         self._reads = reads
+
+    def watch_age(self, age_s: Callable[[], float]) -> None:
+        """Show how old the issuer's keys are."""
+        Gauge(
+            "weaver_gateway_jwks_age_seconds",
+            "How long ago the issuer's keys were last read; infinite before.",
+            registry=self._registry,
+        ).set_function(age_s)
 
     def keys_read(self, source: str, problem: str, before: str, now: str) -> None:
         """Take note of keys that verify tokens; `problem` is empty where they are good."""

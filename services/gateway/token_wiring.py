@@ -5,7 +5,8 @@ from contextlib import AsyncExitStack
 from services.common.clock import Clock
 from services.common.settings import SettingsError, pem
 from services.gateway.claims import ClaimPath, ClaimRules
-from services.gateway.jwks import IssuerKeys, Observer
+from services.gateway.configuration_reports import ConfigurationReports
+from services.gateway.jwks import IssuerKeys
 from services.gateway.jwks_client import JWKSClient
 from services.gateway.key_files import KeyFiles
 from services.gateway.key_ring import KeyRing
@@ -15,7 +16,10 @@ from services.gateway.verification_keys import KeyRefused, from_pem
 
 
 def open_tokens(
-    settings: GatewaySettings, stack: AsyncExitStack, clock: Clock, observer: Observer
+    settings: GatewaySettings,
+    stack: AsyncExitStack,
+    clock: Clock,
+    observer: ConfigurationReports,
 ) -> Tokens:
     """Return what verifies tokens; the stack stops what follows their keys.
 
@@ -64,7 +68,7 @@ def _issuer(
     stack: AsyncExitStack,
     ring: KeyRing,
     clock: Clock,
-    observer: Observer,
+    observer: ConfigurationReports,
 ) -> IssuerKeys:
     authority = settings.jwt_jwks_ca
     try:
@@ -84,5 +88,6 @@ def _issuer(
         least_s=settings.jwt_jwks_min_interval_seconds,
     )
     stack.push_async_callback(issuer.close)
+    observer.watch_age(lambda: issuer.age_s)
     issuer.start()
     return issuer

@@ -89,6 +89,8 @@ def guarded(topology: str) -> Iterator[Guarded]:
                     "WEAVER_JWT_ROLES_CLAIM": "realm_access.roles",
                     "WEAVER_ROLES_FILE": str(roles),
                     "WEAVER_AUDIT_CAPTURE": "redacted",
+                    # One of the two, so that both are tried.
+                    "WEAVER_AUDIT_PRINCIPAL": "plain" if topology == "up" else "pseudonym",
                     "WEAVER_RATELIMIT_RPS": "5000",
                     "WEAVER_RATELIMIT_BURST": "10000",
                 },
@@ -331,6 +333,15 @@ async def test_tenants_are_kept_apart_in_the_log(
     assert await found(f"{mine}&subject=alice", "team-auditor", sub="ann") == 2
     assert await found(mine, "team-auditor", sub="ann", tenant="other") == 0
     assert await found(f"{mine}&subject=alice", "team-auditor", tenant="other") == 0
+    shown = (await guarded.ask(f"/v1/audit/records?{mine}", "user")).json()["records"]
+    name = shown[0]["record"]["principal"]["subject"]
+    assert await found(f"{mine}&subject={name}", "team-auditor", sub="ann") == 2
+    assert await found(f"{mine}&subject={name}", "team-auditor", tenant="other") == 0
+    twin = await guarded.say("hi", "user", sub="alice", tenant="other")
+    query = f"request_id={twin.headers['x-request-id']}"
+    page = (await guarded.ask(f"/v1/audit/records?{query}", "auditor")).json()["records"]
+    same = page[0]["record"]["principal"]["subject"] == name
+    assert same is (guarded.suite.topology == "up"), "two tenants share a pseudonym"
     spying = await guarded.ask("/v1/audit/records?tenant=acme", "team-auditor", tenant="other")
     assert spying.status_code == 403
 
