@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from string import Template
@@ -86,14 +86,21 @@ def environment(state: Path, extra: dict[str, str]) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def suite(topology: str, extra: dict[str, str]) -> Iterator[Running]:
+def suite(
+    topology: str, extra: dict[str, str], launcher: Sequence[str] = ("-m", "services.cli")
+) -> Iterator[Running]:
     """Run `weaver up` with everything on and yield it when it is ready.
+
+    Args:
+        topology: `up` or `separate`.
+        extra: further settings.
+        launcher: what Python runs as `weaver`.
 
     Raises:
         SystemExit: it did not start, with its own words.
     """
     with tempfile.TemporaryDirectory(prefix="weaver-bench-") as state:
-        command = [sys.executable, "-m", "services.cli", "up", "--json"]
+        command = [sys.executable, *launcher, "up", "--json"]
         said = Path(state) / "said.log"
         began = time.monotonic()
         process = subprocess.Popen(
