@@ -18,6 +18,9 @@ RELOADING = ("audit", "model")
 """Those that read files again on SIGHUP; it ends the others."""
 
 _LOOPBACK = {"localhost", "127.0.0.1", "::1"}
+CACHE_BYTES = "268435456"
+"""What the cache may hold where nobody says."""
+
 _TRUE = {"1", "on", "t", "true", "y", "yes"}
 _HARMLESS = ("PATH", "HOME", "TZ", "LANG")
 _AUDIT_ALONE = (
@@ -99,7 +102,9 @@ def cache(run: RunDirectory, password: str, max_bytes: str) -> tuple[Program, Pa
     Raises:
         MissingToolError: Valkey is not installed.
     """
-    lines = [f"maxmemory {_quoted(max_bytes)}", "maxmemory-policy allkeys-lru"]
+    # What is no number is refused by the service, which knows the variable's name.
+    most = max_bytes if max_bytes.isdecimal() else CACHE_BYTES
+    lines = [f"maxmemory {most}", "maxmemory-policy allkeys-lru"]
     return _valkey("cache", run, password, lines)
 
 

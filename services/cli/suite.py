@@ -25,9 +25,6 @@ GRACE_S = 5.0
 SHORT_CALLS_S = 1.0
 """How long the front door waits for calls to end before the gateway refuses new ones."""
 
-CACHE_BYTES = "268435456"
-"""What the cache may hold where nobody says."""
-
 _POLL_S = 0.05
 _ACTIVE = "/stats?filter=^http.front.downstream_rq_active$"
 _IDLE = "http.front.downstream_rq_active: 0"
@@ -182,7 +179,7 @@ class Suite:
             program, socket = children.cache(
                 self.run,
                 os.environ.get("WEAVER_MODEL_CACHE_PASSWORD", ""),
-                os.environ.get("WEAVER_MODEL_CACHE_MAX_BYTES", CACHE_BYTES),
+                os.environ.get("WEAVER_MODEL_CACHE_MAX_BYTES", ""),
             )
             os.environ["WEAVER_MODEL_CACHE_ADDRESS"] = str(socket)
             await self.supervisor.start(program)

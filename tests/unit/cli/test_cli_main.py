@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from services.cli.__main__ import COMMANDS, application
-from services.cli.children import needs_valkey, valkey
+from services.cli.children import cache, needs_cache, needs_valkey, valkey
 from services.cli.rundir import RunDirectory
 
 runner = CliRunner()
@@ -69,3 +69,34 @@ def test_valkey_is_started_where_nobody_provides_one(
     environment: dict[str, str], needed: object
 ) -> None:
     assert needs_valkey(environment) is needed
+
+
+@pytest.mark.parametrize(
+    ("environment", "needed"),
+    [
+        ({}, False),
+        ({"WEAVER_MODEL_CACHE_ENABLED": "false"}, False),
+        ({"WEAVER_MODEL_CACHE_ENABLED": "True"}, True),
+        ({"WEAVER_MODEL_CACHE_ENABLED": "1", "WEAVER_MODEL_CACHE_ADDRESS": "c:6379"}, False),
+    ],
+)
+def test_a_store_for_answers_is_started_where_they_are_kept_and_nobody_provides_one(
+    environment: dict[str, str], needed: object
+) -> None:
+    assert needs_cache(environment) is needed
+
+
+@pytest.mark.parametrize(
+    ("said", "most"), [("", "268435456"), ("x", "268435456"), ("9000", "9000")]
+)
+def test_the_store_for_answers_keeps_nothing_on_disk_and_makes_room(
+    tmp_path: Path, said: str, most: str
+) -> None:
+    run = RunDirectory(tmp_path)
+    with run.held():
+        program, socket = cache(run, "", said)
+        lines = (run.path / "cache.conf").read_text().splitlines()
+    assert program.name == "cache"
+    assert socket.name == "cache.sock"
+    assert {f"maxmemory {most}", "maxmemory-policy allkeys-lru", 'save ""'} <= set(lines)
+    assert "appendonly yes" not in lines
