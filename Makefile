@@ -14,7 +14,7 @@ run: $(VENV)/.suite ## Set up, then run the whole suite here until Ctrl-C
 	@exec $(BIN)/weaver up
 
 test: $(VENV)/.dev ## Set up, then run every test
-	@$(BIN)/pytest $(PYTEST_ARGS)
+	@$(BIN)/python tools/test.py $(PYTEST_ARGS)
 
 test-faults: $(VENV)/.dev ## Kill and fail the audit log at its system calls (strace; FAULTS=all)
 	@command -v strace >/dev/null || if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
