@@ -26,7 +26,10 @@ PLUGINS = (
     *("TelegramBotTokenDetector", "TwilioKeyDetector"),
 )
 # What the plugins do not know.
-ANTHROPIC = re.compile(r"sk-ant-[a-z0-9]+-[A-Za-z0-9_-]{20,}")
+UNKNOWN_TO_THEM = {
+    "Anthropic key": re.compile(r"sk-ant-[a-z0-9]+-[A-Za-z0-9_-]{20,}"),
+    "Weaver key": re.compile(r"\bwv_[0-9A-Za-z]{12}_[0-9A-Za-z]{38}\b"),
+}
 REGISTRY = re.compile(
     r"https?://[^\s\"'`)]*(?:pypi|pythonhosted|/simple\b)|index-url[= ]+http", re.IGNORECASE
 )
@@ -49,8 +52,9 @@ def secrets(files: list[Path]) -> Iterator[str]:
             for secret in scan.scan_file(str(path)):
                 yield f"{path.relative_to(ROOT)}:{secret.line_number}: {secret.type}"
             for number, line in enumerate(path.read_text(errors="replace").splitlines(), 1):
-                if ANTHROPIC.search(line) and ALLOWED not in line:
-                    yield f"{path.relative_to(ROOT)}:{number}: Anthropic key"
+                for kind, form in UNKNOWN_TO_THEM.items():
+                    if form.search(line) and ALLOWED not in line:
+                        yield f"{path.relative_to(ROOT)}:{number}: {kind}"
 
 
 def registries(files: list[Path]) -> Iterator[str]:

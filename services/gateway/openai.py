@@ -156,6 +156,8 @@ _CODES: Final = {
     "INVALID_CREDENTIAL": "invalid_api_key",
     "MISSING_CREDENTIAL": "invalid_api_key",
     "EXPIRED_CREDENTIAL": "invalid_api_key",
+    "MISTYPED_CREDENTIAL": "invalid_api_key",
+    "DISABLED_CREDENTIAL": "invalid_api_key",
     "MODEL_NOT_FOUND": "model_not_found",
     "RATE_LIMITED": "rate_limit_exceeded",
     "PROVIDER_THROTTLED": "rate_limit_exceeded",

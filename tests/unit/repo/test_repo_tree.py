@@ -12,6 +12,7 @@ OPENAI = "sk-" + "a1B2" * 5 + "T3Blbk" + "FJ" + "c3D4" * 5
 ANTHROPIC = "sk-" + "ant-api03-" + "x" * 40
 GITHUB = "ghp" + "_" + "A1b2" * 9
 AWS = "AKIA" + "IOSFODNN7ABCDEFG"
+WEAVER = "wv" + "_" + "aB3" * 4 + "_" + "x9" * 19
 INDEX = "https://" + "pypi.example.com/simple"
 
 
@@ -28,7 +29,7 @@ def write(root: Path, name: str, text: str) -> list[Path]:
     return [path]
 
 
-@pytest.mark.parametrize("secret", [BEGIN, OPENAI, ANTHROPIC, GITHUB, AWS])
+@pytest.mark.parametrize("secret", [BEGIN, OPENAI, ANTHROPIC, GITHUB, AWS, WEAVER])
 def test_a_secret_is_found_where_it_stands(root: Path, secret: str) -> None:
     found = list(tree.secrets(write(root, "notes.txt", f"one\nkey = '{secret}'\n")))
     assert len(found) == 1
