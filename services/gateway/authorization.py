@@ -20,8 +20,8 @@ from services.gateway.roles import (
     reach_json,
 )
 
-MOST_ROLE_SETS: Final = 10_000
-MOST_MODELS: Final = 2_000
+MOST_ROLE_SETS: Final = 2_000
+MOST_MODELS: Final = 256
 _NOTHING: Final = Administration.NONE
 
 

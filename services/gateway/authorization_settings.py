@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from services.common.settings import CommonSettings
 
@@ -18,3 +18,8 @@ class AuthorizationSettings(CommonSettings):
             "read again when it changes. Unset: the built-in roles alone."
         ),
     )
+
+    @field_validator("roles_file", mode="before")
+    @classmethod
+    def _no_file(cls, value: object) -> object:
+        return None if value == "" else value

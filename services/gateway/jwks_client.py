@@ -38,8 +38,8 @@ class JWKSClient:
         if authority is not None:
             try:
                 verify = ssl.create_default_context(cadata=authority)
-            except ssl.SSLError as error:
-                msg = f"no certificates in PEM: {error.reason}"
+            except (ssl.SSLError, ValueError, TypeError):
+                msg = "holds no certificates in PEM"
                 raise ValueError(msg) from None
         self._url = url
         self._timeout_s = timeout_s

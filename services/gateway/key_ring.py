@@ -39,8 +39,8 @@ class KeyRing:
         self.changed()
 
     def knows(self, key_id: str | None) -> bool:
-        """Return whether a key has this id; no id is always known."""
-        return key_id is None or key_id in self._named
+        """Return whether a key has this id; a token without one may mean a key that is not here."""
+        return key_id in self._named
 
     def candidates(self, key_id: str | None, algorithm: str) -> tuple[VerificationKey, ...]:
         """Return the keys that a token may mean: those of its id, or those that have none.

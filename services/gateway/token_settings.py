@@ -117,13 +117,18 @@ class TokenSettings(CommonSettings):
             raise ValueError(msg)
         return value
 
+    @field_validator("jwt_keys_path", "jwt_jwks_url", "jwt_issuer", mode="before")
+    @classmethod
+    def _set_to_nothing(cls, value: object) -> object:
+        return None if value == "" else value
+
     @field_validator("jwt_issuer")
     @classmethod
     def _some_issuer(cls, value: str | None) -> str | None:
         if value == "apikey":
             msg = "must not be `apikey`: that is who vouches for API keys"
             raise ValueError(msg)
-        return value or None
+        return value
 
     def check_tokens(self) -> None:
         """Refuse what cannot verify a token, or believes too much.

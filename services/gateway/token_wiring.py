@@ -27,7 +27,7 @@ def open_tokens(
         SettingsError: a key is none; the message names the variable.
     """
     ring = KeyRing()
-    if settings.jwt_public_key is not None:
+    if settings.jwt_public_key:
         try:
             keys = from_pem(pem(settings.jwt_public_key))
         except KeyRefused as refused:
@@ -73,7 +73,7 @@ def _issuer(
     authority = settings.jwt_jwks_ca
     try:
         client = JWKSClient(
-            settings.jwt_jwks_url or "", None if authority is None else pem(authority).decode()
+            settings.jwt_jwks_url or "", pem(authority).decode() if authority else None
         )
     except ValueError as error:
         msg = f"WEAVER_JWT_JWKS_CA: {error}."

@@ -186,6 +186,23 @@ async def test_a_token_is_not_called_bad_before_its_issuer_was_ever_reached() ->
     assert issuer.asked == 1
 
 
+async def test_a_token_without_an_id_may_mean_a_key_that_is_not_here_yet() -> None:
+    issuer = FakeIssuer(a=RSA_KEY)
+    issuer.error = FetchError("down")
+    room = Room(issuer)
+    with pytest.raises(Unavailable):
+        await room.tokens.principal(token())
+    issuer.error = None
+    room.clock.now += LEAST_S
+    assert (await room.tokens.principal(token())).subject == "alice"
+    with pytest.raises(Unauthenticated, match="does not verify"):
+        await room.tokens.principal(token(key=OTHER_RSA_KEY))
+    issuer.keys["b"] = OTHER_RSA_KEY
+    room.clock.now += LEAST_S
+    assert (await room.tokens.principal(token(key=OTHER_RSA_KEY))).subject == "alice"
+    assert issuer.asked == 3
+
+
 async def test_a_caller_does_not_wait_for_an_issuer_that_hangs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
