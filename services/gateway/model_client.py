@@ -59,6 +59,9 @@ class ModelClient:
         try:
             async with aclosing(steps):
                 async for step in steps:
+                    if step.HasField("end"):
+                        # It is the last: the call ends by itself, and not because we leave.
+                        await anext(steps, None)
                     yield _step(step)
         except WeaverError as error:
             raise _caller_error(error) from error
