@@ -9,6 +9,7 @@ from typing import Any
 METHODS = ("GET", "POST", "OPTIONS")
 ALLOWED = (
     "authorization",
+    "cache-control",
     "content-type",
     "traceparent",
     "tracestate",
@@ -33,6 +34,7 @@ ALLOWED = (
 _AMOUNTS = ("limit", "remaining", "reset")
 EXPOSED = (
     *("request-id", "x-request-id", "x-weaver-record", "x-weaver-provider", "x-weaver-attempts"),
+    *("x-weaver-cache", "age", "x-weaver-left-out", "x-weaver-estimated", "x-upstream-request-id"),
     *("ratelimit", "ratelimit-policy", "retry-after", "retry-after-ms", "x-should-retry"),
     *(f"x-ratelimit-{amount}-{of}" for of in ("requests", "tokens") for amount in _AMOUNTS),
     *(
