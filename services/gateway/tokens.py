@@ -92,8 +92,7 @@ class Tokens:
         signed = jws.read(token, self._algorithms)
         key = await self._verified_by(signed)
         principal, until = self._rules.principal(signed.claims(), self._clock.time())
-        if key in self._ring.keys:
-            self._verified.put(digest, _Verified(until, principal, key))
+        self._verified.put(digest, _Verified(until, principal, key))
         return principal
 
     async def _verified_by(self, signed: Signed) -> VerificationKey:

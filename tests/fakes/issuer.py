@@ -22,6 +22,7 @@ class IssuerServer:
         broken: answers with this status and these bytes instead; None while all is well.
         delay_s: how long it takes to answer.
         location: where it redirects to; empty for nowhere.
+        encoding: what it says of the bytes; empty for nothing.
         asked: how often it was asked.
         authority: the certificate authority of its certificate, PEM.
     """
@@ -31,6 +32,7 @@ class IssuerServer:
         self.broken: tuple[int, bytes] | None = None
         self.delay_s = 0.0
         self.location = ""
+        self.encoding = ""
         self.asked = 0
         maker = Authority(directory)
         maker.issue("issuer", "localhost", "127.0.0.1")
@@ -71,6 +73,8 @@ class IssuerServer:
                 self.send_response(302 if issuer.location else status)
                 if issuer.location:
                     self.send_header("location", issuer.location)
+                if issuer.encoding:
+                    self.send_header("content-encoding", issuer.encoding)
                 self.send_header("content-length", str(len(body)))
                 self.end_headers()
                 with contextlib.suppress(OSError):  # Who asked may have heard enough.

@@ -72,6 +72,14 @@ async def test_a_huge_document_is_not_read_to_its_end(
         await client.fetch()
 
 
+async def test_what_was_compressed_unasked_is_not_unpacked(
+    issuer: IssuerServer, client: JWKSClient
+) -> None:
+    issuer.encoding = "gzip"
+    with pytest.raises(FetchError, match="compressed"):
+        await client.fetch()
+
+
 async def test_a_server_that_dawdles_is_left(issuer: IssuerServer) -> None:
     issuer.delay_s = 0.5
     hasty = JWKSClient(issuer.url, issuer.authority.read_text(), timeout_s=0.1)

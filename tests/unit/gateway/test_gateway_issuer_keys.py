@@ -7,6 +7,7 @@ import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
+from services.common.clock import SystemClock
 from services.common.errors import Unauthenticated, Unavailable
 from services.gateway import jwks
 from services.gateway.jwks import FetchError, IssuerKeys
@@ -240,6 +241,36 @@ async def test_keys_are_fetched_in_the_background_too() -> None:
     assert room.ring.knows("a")
     assert room.keys.age_s == 0
     await room.keys.close()
+
+
+async def test_the_background_goes_on_fetching_and_sooner_while_the_issuer_is_down() -> None:
+    issuer = FakeIssuer(a=RSA_KEY)
+    issuer.error = FetchError("down")
+    keys = IssuerKeys(issuer.fetch, KeyRing(), SystemClock(), Told(), refresh_s=60, least_s=0.005)
+    keys.start()
+    async with asyncio.timeout(5):
+        while issuer.asked < 3:
+            await asyncio.sleep(0.005)
+        issuer.error = None
+        while not keys.reachable:
+            await asyncio.sleep(0.005)
+    asked = issuer.asked
+    await asyncio.sleep(0.05)
+    assert issuer.asked == asked
+    await keys.close()
+
+
+async def test_keys_that_are_for_something_else_are_left_out_of_a_good_set() -> None:
+    issuer = FakeIssuer()
+    listed = [jwk(RSA_KEY, kid="a"), jwk(OTHER_RSA_KEY, kid="b", use="enc")]
+    issuer.document = msgspec.json.encode({"keys": listed})
+    room = Room(issuer)
+    assert await room.subject("a", RSA_KEY) == "alice"
+    room.clock.now += LEAST_S
+    with pytest.raises(Unauthenticated, match="not known here"):
+        await room.subject("b", OTHER_RSA_KEY)
+    assert issuer.asked == 2
+    assert room.told.problems == [""]
 
 
 async def test_closing_ends_a_fetch_that_is_under_way() -> None:

@@ -166,6 +166,7 @@ def test_a_file_may_do_without_the_built_in_roles_or_replace_one() -> None:
         ("version: 1\nroles: {a: {audit: {records: own, texts: all}}}", "no further"),
         ("version: 1\nroles: {a: {audit: {keys: own}}}", "no further"),
         ("version: 1\nroles: {a: {administration: yes}}", "administration"),
+        (f"version: 1\nroles: {{a: {{models: {{deny: {['x'] * 201}}}}}}}", "at most 200 patterns"),
         ("version: 1\nroles: {a: {}, a: {}}", "stands twice"),
         ("version: 1\nroles: {' a': {}}", "role's name"),
         ("version: 1\nroles: {5: {}}", "str"),

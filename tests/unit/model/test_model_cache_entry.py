@@ -39,6 +39,7 @@ def test_the_same_request_has_the_same_name_whatever_else_is_new() -> None:
     "change",
     [
         {"caller": ("other", "apikey", "ann")},
+        {"caller": ("another", "apikey", "ann")},
         {"caller": ("tenant", "issuer", "ann")},
         {"caller": ("tenant", "apikey", "bob")},
         {"caller": ("tenanta", "pikey", "ann")},
