@@ -101,5 +101,6 @@ def _is_zero(value: object) -> bool:
 def _is_closed(request: _Request) -> bool:
     """Whether nothing of the world, such as a search, goes into the answer."""
     return not request.web_search_options and all(
-        tool.type is None or tool.type in _OF_THE_CLIENT for tool in request.tools or ()
+        tool.type is None or (isinstance(tool.type, str) and tool.type in _OF_THE_CLIENT)
+        for tool in request.tools or ()
     )

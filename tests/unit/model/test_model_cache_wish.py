@@ -4,6 +4,8 @@ from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from services.model.cache.wish import oldest_s
 from services.model.call import Call, Dialect
@@ -94,7 +96,12 @@ def test_a_response_is_kept_by_the_provider_unless_it_is_told_not_to() -> None:
 
 @pytest.mark.parametrize(
     "field",
-    [{"web_search_options": {"x": 1}}, {"tools": [{"type": "web_search_20250305"}]}],
+    [
+        {"web_search_options": {"x": 1}},
+        {"tools": [{"type": "web_search_20250305"}]},
+        {"tools": [{"type": ["function"]}]},
+        {"tools": [{"type": {}}, {"type": "function"}]},
+    ],
 )
 def test_what_looks_into_the_world_needs_its_callers_word(field: dict[str, Any]) -> None:
     assert asked(temperature=0, **field) is None
@@ -119,3 +126,23 @@ def test_a_count_of_tokens_is_not_kept() -> None:
 def test_what_cannot_be_read_is_left_to_who_says_what_is_wrong_with_it(body: bytes) -> None:
     headers = (("cache-control", "max-age=60"),)
     assert oldest_s(Call("r", CHAT, "m", body, headers, caller=WHO), 600.0) is None
+
+
+ANY = st.recursive(
+    st.none() | st.booleans() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=5,
+)
+FIELDS = ("temperature", "store", "tools", "conversation", "web_search_options", "container")
+
+
+@given(
+    body=st.dictionaries(st.sampled_from(FIELDS), ANY),
+    control=st.text(max_size=30),
+    dialect=st.sampled_from(list(Dialect)),
+)
+def test_nothing_that_a_caller_can_send_is_a_defect(
+    body: dict[str, Any], control: str, dialect: Dialect
+) -> None:
+    found = asked(control, dialect=dialect, **body)
+    assert found is None or 0 <= found <= 600
