@@ -39,7 +39,7 @@ _OTHER_ESCAPE: Final = re.compile(
 )
 _OTHER_LETTER: Final = b"\xe4\xb8\x80\xe4\xb8\x80"
 _FOLD: Final = re.compile(
-    rb"\\u[dD]835\\+u[dD][c-fC-F][0-9a-fA-F]{2}|\\u[0-9a-fA-F]{4}|%b|%b|%b"
+    rb"\\++u[dD]835\\++u[dD][c-fC-F][0-9a-fA-F]{2}|\\++u[0-9a-fA-F]{4}|%b|%b|%b"
     % (_INVISIBLE, _LOOKALIKE, _BETWEEN_DIGITS)
 )
 TRIGGER: Final = rb"\\u(?:00[2-7aA]|0[069eE]|20|[fF][eEfF]|[dD]835)|%b|%b|%b" % (
@@ -120,7 +120,7 @@ def _plain(found: bytes) -> bytes | None:
         before, character = "", found.decode()
     encoded = character.encode("utf-8", "surrogatepass")
     if _HIDDEN.fullmatch(encoded):
-        return b""
+        return before.encode()
     separator = _SEPARATORS.get(character)
     if separator is not None:
         return (before + separator).encode()

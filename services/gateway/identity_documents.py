@@ -247,7 +247,7 @@ def named_number(text: bytes) -> Named:
     if name in _PASSPORT.split(b"|"):
         return ("PASSPORT", start, end) if _PAPER.fullmatch(value) and _digits(value) else None
     checks = _BY_NAME.get(name) or _BY_NAME.get(name.replace(b"steuer", b"steuer-")) or ()
-    number = value.decode().replace("/", "")
+    number = value.translate(None, b" -./").decode()
     if not any(check(number) for check in checks):
         return None
     return "SSN" if name in {b"ssn", b"social security"} else "NATIONAL_ID", start, end

@@ -111,6 +111,11 @@ def _national(module: Callable[[str], bool]) -> Callable[[bytes], bool]:
     return lambda text: bool(module(text.decode()))
 
 
+def _is_nir(text: bytes) -> bool:
+    # Without a name before it, only those given at birth.
+    return text[:1] in b"12" and bool(nir.is_valid(text.decode()))
+
+
 def _is_ipv4(text: bytes) -> bool:
     return is_public_address(text.decode())
 
@@ -146,9 +151,9 @@ _BY_SHAPE: Final[dict[tuple[tuple[int, ...], bytes], tuple[tuple[str, Check], ..
     ((6, 5), b" "): (("NATIONAL_ID", _national(fodselsnummer.is_valid)),),
     ((4, 4, 4), b"  "): (("NATIONAL_ID", _national(aadhaar.is_valid)),),
     ((4, 4, 4), b"--"): (("NATIONAL_ID", _national(aadhaar.is_valid)),),
-    ((15,), b""): (("NATIONAL_ID", _national(nir.is_valid)),),
-    ((13, 2), b" "): (("NATIONAL_ID", _national(nir.is_valid)),),
-    ((1, 2, 2, 2, 3, 3, 2), b"      "): (("NATIONAL_ID", _national(nir.is_valid)),),
+    ((15,), b""): (("NATIONAL_ID", _is_nir),),
+    ((13, 2), b" "): (("NATIONAL_ID", _is_nir),),
+    ((1, 2, 2, 2, 3, 3, 2), b"      "): (("NATIONAL_ID", _is_nir),),
     ((18,), b""): (("NATIONAL_ID", _national(ric.is_valid)),),
     ((6, 7), b"-"): (("NATIONAL_ID", _national(rrn.is_valid)),),
     ((3, 3, 3), b"--"): (("NATIONAL_ID", _national(sin.is_valid)),),
@@ -211,13 +216,24 @@ def _plan(
         (last, checks)
         for last in range(len(sizes) - 1, -1, -1)
         if (last >= len(gaps) or gaps[last] not in _JOINING)
-        and (checks := _checks(sizes[: last + 1], gaps[:last]))
+        and (checks := _checks(sizes[: last + 1], gaps[:last], _neighbours(gaps, last, outside)))
     )
 
 
-def _checks(sizes: tuple[int, ...], gaps: tuple[bytes, ...]) -> tuple[tuple[str, Check], ...]:
+def _neighbours(gaps: tuple[bytes, ...], last: int, outside: bytes) -> bool:
+    """Say whether groups stand beside as close as those of a number that is written in groups."""
+    return b" " in (outside, *gaps[last : last + 1])
+
+
+def _checks(
+    sizes: tuple[int, ...],
+    gaps: tuple[bytes, ...],
+    neighbours: bool,  # noqa: FBT001 - what else stands beside
+) -> tuple[tuple[str, Check], ...]:
     between = b"".join(gaps) if all(len(gap) == 1 for gap in gaps) else b"?"
     found = _BY_SHAPE.get((sizes, between), ())
+    if neighbours and b" " in between:
+        found = ()
     if sizes in _CARD_GROUPS and len(set(gaps)) <= 1 and between.strip(b" .-") == b"":
         return (_CARD, *found)
     if len(sizes) == 4 and between == b"..." and max(sizes) <= 3:  # noqa: PLR2004 - a dotted quad

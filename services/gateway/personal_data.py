@@ -43,12 +43,14 @@ class Find(NamedTuple):
         start: where it begins, in bytes.
         end: where it ends.
         value: what it says, without escapes and lookalikes.
+        since: where that begins by which it was recognised, such as a name before it.
     """
 
     type: str
     start: int
     end: int
     value: bytes
+    since: int
 
 
 class _Span(NamedTuple):
@@ -122,7 +124,8 @@ _FILE: Final = (
 # International, whole, in groups, behind an international prefix, dotted.
 _DIGITS: Final = (
     rb"\+[0-9](?:[ ().\x2f-]{0,3}[0-9]){6,}|%B[0-9]{13,}(?:[ .\x2f-][0-9]+)*"
-    rb"|%B[0-9]{1,12}[ .\x2f-][ (]?[0-9](?:[ ().\x2f-]{0,2}[0-9]){6,}|%B00[1-9][0-9]{7,12}"
+    rb"|%B[0-9]{1,5}[ .\x2f-][ (]?[0-9](?:[ ().\x2f-]{0,2}[0-9]){5,}|%B00[1-9][0-9]{7,12}"
+    rb"|%B[0-9]{6,12}[ .\x2f-][ (]?[0-9](?:[ ().\x2f-]{0,2}[0-9]){2,}"
     rb"|%B[0-9]{1,3}(?:\.[0-9]{1,3}){3,}"
 )
 # The order is the precedence where two could match at one place. `%B` stands for a word boundary:
@@ -153,7 +156,8 @@ def _joined(boundary: bytes) -> bytes:
     return b"|".join(pattern.replace(b"%B", boundary) for pattern, _ in _PATTERNS)
 
 
-def _options() -> re2.Options:
+def latin_1() -> re2.Options:
+    """Return RE2's options for patterns of bytes."""
     options = re2.Options()
     options.encoding = re2.Options.Encoding.LATIN1
     options.max_mem = 64 << 20
@@ -162,7 +166,7 @@ def _options() -> re2.Options:
 
 
 def _kinds() -> re2.Set:
-    kinds = re2.Set.FullMatchSet(_options())
+    kinds = re2.Set.FullMatchSet(latin_1())
     for pattern, _ in _PATTERNS:
         kinds.Add(pattern.replace(b"%B", rb"\b"))
     kinds.Compile()
@@ -170,10 +174,10 @@ def _kinds() -> re2.Set:
 
 
 # Without groups, so that RE2 needs nothing but its automata; the set tells which pattern it was.
-_EXACT: Final = re2.compile(_joined(rb"\b"), _options())
+_EXACT: Final = re2.compile(_joined(rb"\b"), latin_1())
 _KINDS: Final = _kinds()
 _LOOSE: Final = re2.compile(
-    b"|".join((*(pattern.replace(b"%B", b"") for pattern, _ in _PATTERNS[1:]), TRIGGER)), _options()
+    b"|".join((*(pattern.replace(b"%B", b"") for pattern, _ in _PATTERNS[1:]), TRIGGER)), latin_1()
 )
 _CONFIRM: Final = tuple(confirm for _, confirm in _PATTERNS)
 
@@ -193,13 +197,17 @@ def find(raw: bytes) -> Iterator[Find]:
     position = 0
     while (match := _EXACT.search(data, position)) is not None:
         start, end = match.span()
-        kinds = _KINDS.Match(data[start:end])
-        spans = _CONFIRM[min(kinds)](data, start, end) if kinds else None
+        for kind in sorted(_KINDS.Match(data[start:end])):
+            spans = _CONFIRM[kind](data, start, end)
+            if spans is not None:
+                break
+        else:
+            spans = None
         if spans is None:
             position = start + 1
             continue
-        for kind, first, last in spans:
-            if kind:
+        for what, first, last in spans:
+            if what:
                 value = plain_text(data[first:last])
-                yield Find(kind, shadow.at(first), shadow.at(last), value)
+                yield Find(what, shadow.at(first), shadow.at(last), value, shadow.at(start))
         position = spans[-1].end if spans else end

@@ -103,7 +103,7 @@ class Redactor:
     def text(self, text: str) -> str:
         """Return a text with its personal data replaced."""
         raw = text.encode("utf-8", "surrogatepass")
-        redacted = self._plain(raw)
+        redacted = self.plain(raw)
         return text if redacted is raw else redacted.decode("utf-8", "surrogatepass")
 
     def json(self, body: bytes) -> bytes:
@@ -117,19 +117,17 @@ class Redactor:
             return without_logprobs(redacted)
         return redacted
 
-    def arguments(self, text: str, *, inside: bool) -> str:
+    def arguments(self, raw: bytes, *, inside: bool) -> bytes:
         """Return a part of a tool's arguments, which are JSON, with its personal data replaced.
 
         Args:
-            text: the part.
+            raw: the part.
             inside: whether it begins inside a string.
         """
-        raw = text.encode("utf-8", "surrogatepass")
         if not suspicious(raw):
-            return text
-        # A quote that closes what was opened before makes the places those of the whole.
-        body = b'"' + raw if inside else raw
-        return self._spliced(body)[inside:].decode("utf-8", "surrogatepass")
+            return raw
+        # A quote in front makes the places those of the whole.
+        return self._spliced(b'"' + raw if inside else raw)[inside:]
 
     def restore(self, data: bytes) -> bytes:
         """Return an answer, or events of one, with the caller's own values in it again."""
@@ -149,7 +147,8 @@ class Redactor:
             done = end
         return b"".join([*pieces, data[done:]]) if pieces else data
 
-    def _plain(self, raw: bytes) -> bytes:
+    def plain(self, raw: bytes) -> bytes:
+        """Return the bytes of a text with its personal data replaced."""
         if not suspicious(raw):
             return raw
         pieces: list[bytes] = []

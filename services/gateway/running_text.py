@@ -3,78 +3,43 @@
 import re
 from typing import Final
 
+import re2
+
+from services.gateway.closing import Closing
 from services.gateway.identity_documents import NAMES, WIDEST_GAP
-from services.gateway.personal_data import LONGEST_MATCH, find, suspicious
+from services.gateway.personal_data import LONGEST_MATCH, find, latin_1, suspicious
 from services.gateway.redaction import Redactor
 from services.gateway.secret_formats import SECRET_NAMES
 
 LONGEST_SECRET: Final = 8192
-_BETWEEN: Final = (
-    r"\s().\-/\u00ad\u00b7\u200b-\u2015\u2022\u2024\u2027\u202f\u2044\u205f-\u206f\u2212\u2215"
-    r"\ufe00-\ufe0f\ufeff"
+_LONG_TYPES: Final = frozenset(("TOKEN", "PRIVATE_KEY"))
+# What digits in groups consist of, separators and digits of other scripts included.
+_RUN: Final = b"0123456789 ().-/+\t\n\r\x01\xc2\xd9\xdb\xe2\xef\xf0" + bytes(range(0x80, 0xC0))
+_DIGIT: Final = re.compile(rb"[+(]*+(?:[0-9]|\xef\xbc|\xd9|\xdb|\xf0\x9d)")
+# Letters of scripts without spaces between words end a word: no detector knows them.
+_OTHER_LETTER: Final = re.compile(rb"[\xe3-\xed][\x80-\xbf]{2}")
+_WINDOW: Final = 128
+_FIRST_WORDS: Final = b"|".join(
+    sorted({name.partition(b" ")[0] for name in NAMES.split(b"|") if b" " in name})
 )
-# What a match can begin with and not yet be complete. Words end with white space, and with letters
-# that no detector knows.
-_UNFINISHED: Final = re.compile(
-    "|".join(
-        (
-            rf"(?:[+(]*\d[\d{_BETWEEN}]*+",  # digits in groups
-            r"(?i:\b[A-Z]{2}[0-9]{2}[A-Z0-9 -]{0,60})",  # an IBAN
-            rf"(?i:{NAMES.decode()})[^0-9@\"\n]{{0,{WIDEST_GAP}}}(?:[A-Z0-9][A-Z0-9 ./-]{{0,24}})?",
-            rf"(?i:{SECRET_NAMES.decode()})[\\\"' ]*+[=:]?[\\\"' ]*+\S*+",
-            r"P[A-Z<][A-Z]{3}[A-Z<]*+\s*+[A-Z0-9<]*+",  # the lines of a passport
-            r"[^\s\u0e80-\u1fff\u2e80-\u2fff\u3001-\ud7ff]++)$",
-        )
-    )
+# What a match over several words can begin with and not yet be complete: an IBAN, a number or a
+# secret after its name, the lines of a passport.
+_UNFINISHED: Final = re2.compile(
+    rb"(?:(?i:\b[A-Z]{2}[0-9]{2}[A-Z0-9 -]{0,60})"
+    rb"|(?i:%b)[^0-9@\x22\n]{0,%d}(?:[A-Z0-9][A-Z0-9 ./-]{0,24})?"
+    rb"|(?i:%b) \S{0,16}"
+    rb"|(?i:%b)[\\\x22' ]{0,6}[=:]?[\\\x22' ]{0,6}\S*"
+    rb"|P[A-Z<][A-Z]{3}[A-Z<]*\s*[A-Z0-9<]*)\z" % (NAMES, WIDEST_GAP, _FIRST_WORDS, SECRET_NAMES),
+    latin_1(),
 )
-# The same for what can be much longer: a token, a private key.
-_LONG_UNFINISHED: Final = re.compile(
-    r"(?:\beyJ[A-Za-z0-9_.-]*+"
-    r"|-----BEGIN[A-Z0-9 ]*+(?:-{0,5}|-----(?:[A-Za-z0-9+/=\s\\:,.()]|-(?!-))*+"
-    r"(?:-{1,5}(?:E(?:N(?:D[A-Z0-9 ]*+-{0,5})?)?)?)?))$"
+# The same for what can be much longer.
+_TOKEN: Final = re.compile(rb"\beyJ[A-Za-z0-9_.-]*+$")
+_PRIVATE_KEY: Final = re.compile(
+    rb"-----B(?:E(?:G(?:I(?:N[A-Z0-9 ]*+(?:-{0,5}|-----(?:[A-Za-z0-9+/=\s\\:,.()]|-[A-Za-z0-9])*+"
+    rb"(?:-{1,5}|-----E(?:N(?:D[A-Z0-9 ]*+-{0,5})?)?)?))?)?)?)?"
 )
-_CUT_ESCAPE: Final = re.compile(r"\\+(?:u[0-9a-fA-F]{0,3})?$")
-_STRUCTURE: Final = re.compile(r'["{}\[\]]')
-_STRING_END: Final = re.compile(r'(?:[^"\\]++|\\.)*+"', re.DOTALL)
-_QUOTE: Final = re.compile(r'(?:[^"\\]++|\\.)*+"', re.DOTALL)
-
-
-class Closing:
-    """Notices when JSON that comes in pieces is complete: its outermost bracket is closed."""
-
-    __slots__ = ("_depth", "_string")
-
-    def __init__(self) -> None:
-        """Begin before the JSON."""
-        self._depth = 0
-        self._string: str | None = None
-
-    def feed(self, piece: str) -> bool:
-        """Take the next piece; say whether the JSON is complete at its end."""
-        at = 0
-        if self._string is not None:
-            # What came of a string so far stays at hand only while an escape could be cut.
-            piece = self._string + piece
-            self._string = None
-            at = self._end_of_string(piece, 0)
-        closed = False
-        while (token := _STRUCTURE.search(piece, at)) is not None:
-            at = token.end()
-            character = token.group()
-            if character == '"':
-                at = self._end_of_string(piece, at)
-            else:
-                self._depth += 1 if character in "{[" else -1
-                closed = self._depth == 0
-        return closed and self._string is None
-
-    def _end_of_string(self, piece: str, start: int) -> int:
-        found = _STRING_END.match(piece, start)
-        if found is not None:
-            return found.end()
-        slashes = len(piece) - len(piece.rstrip("\\")) if len(piece) > start else 0
-        self._string = "\\" * (min(slashes, len(piece) - start) % 2)
-        return len(piece)
+_CUT_ESCAPE: Final = re.compile(rb"\\+(?:u[0-9a-fA-F]{0,3})?$")
+_QUOTE: Final = re.compile(rb'(?:[^"\\]++|\\.)*+"', re.DOTALL)
 
 
 class RunningText:
@@ -96,58 +61,81 @@ class RunningText:
         self._arguments = arguments
         self._closing = Closing() if arguments else None
         self._inside = False
-        self._held = ""
+        self._held = b""
 
     def feed(self, piece: str) -> str:
         """Take the next piece and return what can be released."""
-        text = self._held + piece
+        raw = self._held + piece.encode("utf-8", "surrogatepass")
         # Arguments that are complete have no more to come, and the next call may begin now.
         complete = self._closing is not None and self._closing.feed(piece)
-        cut = len(text) if complete else _cut(text)
-        self._held = text[cut:]
-        return self._released(text[:cut])
+        cut = len(raw) if complete else _cut(raw)
+        self._held = raw[cut:]
+        return self._released(raw[:cut])
 
     def finish(self) -> str:
         """Return what was held back: no more is to come."""
-        held, self._held = self._held, ""
+        held, self._held = self._held, b""
         return self._released(held)
 
-    def _released(self, text: str) -> str:
+    def _released(self, raw: bytes) -> str:
+        redact = self._redactor
+        if not raw:
+            return ""
         if not self._arguments:
-            return self._redactor.text(text)
-        redacted = self._redactor.arguments(text, inside=self._inside)
-        for _ in _QUOTE.finditer(text):
+            return redact.plain(raw).decode("utf-8", "surrogatepass")
+        redacted = redact.arguments(raw, inside=self._inside)
+        for _ in _QUOTE.finditer(raw):
             self._inside = not self._inside
-        return redacted
+        return redacted.decode("utf-8", "surrogatepass")
 
 
-def _cut(text: str) -> int:
+def _cut(raw: bytes) -> int:
     """Return up to where a text can be released."""
-    unfinished = _UNFINISHED.search(text, max(0, len(text) - LONGEST_MATCH))
-    cut = len(text) if unfinished is None else unfinished.start()
-    if "eyJ" in text or "-----B" in text:
-        secret = _LONG_UNFINISHED.search(text, max(0, len(text) - LONGEST_SECRET))
-        if secret is not None:
-            cut = min(cut, secret.start())
-    if 0 < cut < len(text):
-        cut = _outside_matches(text, cut)
-        escape = _CUT_ESCAPE.search(text, max(0, cut - 12), cut)
-        if escape is not None and escape.start():
-            cut = escape.start()
+    size = len(raw)
+    cut = max(size - _last_word(raw), size - LONGEST_MATCH, 0)
+    outer = raw.rstrip(_RUN)
+    if len(outer) < cut:
+        digit = _DIGIT.search(raw, max(len(outer), size - LONGEST_MATCH))
+        cut = cut if digit is None else min(cut, digit.start())
+    several = _UNFINISHED.search(raw, max(0, size - _WINDOW))
+    if several is not None:
+        cut = min(cut, several.start())
+    cut = min(cut, _long(raw))
+    return _whole(raw, cut) if 0 < cut < size else cut
+
+
+def _last_word(raw: bytes) -> int:
+    """Return how long the last word is, which could be the beginning of anything."""
+    tail = raw[-LONGEST_MATCH:]
+    word = tail.rsplit(None, 1)[-1] if tail and not tail[-1:].isspace() else b""
+    return len(word) if word.isascii() else len(_OTHER_LETTER.split(word)[-1])
+
+
+def _long(raw: bytes) -> int:
+    """Return where a token or a private key begins that is not complete; the end for none."""
+    size = cut = len(raw)
+    least = max(0, size - LONGEST_SECRET)
+    if b"eyJ" in raw:
+        token = _TOKEN.search(raw, least)
+        cut = size if token is None else token.start()
+    begun = raw.rfind(b"-----B", least)
+    if begun >= 0 and _PRIVATE_KEY.fullmatch(raw, begun):
+        cut = min(cut, begun)
     return cut
 
 
-def _outside_matches(text: str, cut: int) -> int:
-    """Move a cut to the left so that it falls into no match, unless the match is too long."""
-    raw = text.encode("utf-8", "surrogatepass")
-    if not suspicious(raw):
-        return cut
-    at = cut if len(raw) == len(text) else len(text[:cut].encode("utf-8", "surrogatepass"))
-    for found in find(raw):
-        if found.start >= at:
-            break
-        if found.start < at < found.end and (
-            found.end - found.start <= LONGEST_MATCH or found.type in {"TOKEN", "PRIVATE_KEY"}
-        ):
-            return len(raw[: found.start].decode("utf-8", "surrogatepass"))
-    return cut
+def _whole(raw: bytes, cut: int) -> int:
+    """Move a cut to the left so that it falls into no match, no escape and no character."""
+    if suspicious(raw):
+        for found in find(raw):
+            if found.since >= cut:
+                break
+            if found.since < cut < found.end and (
+                found.end - found.since <= LONGEST_MATCH or found.type in _LONG_TYPES
+            ):
+                cut = found.since
+                break
+    while cut and raw[cut] & 0xC0 == 0x80:  # noqa: PLR2004 - the middle of a character
+        cut -= 1
+    escape = _CUT_ESCAPE.search(raw, max(0, cut - 12), cut)
+    return escape.start() if escape is not None and escape.start() else cut

@@ -6,8 +6,9 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
+from services.gateway.closing import Closing
 from services.gateway.redaction import Redactor
-from services.gateway.running_text import Closing, RunningText
+from services.gateway.running_text import RunningText
 from services.gateway.stream_redaction import StreamRedactor
 
 JSON = st.recursive(
@@ -97,4 +98,4 @@ def test_arguments_are_complete_with_their_last_bracket_and_not_before(
     for start, end in zip([0, *places], [*places, len(text)], strict=True):
         released += running.feed(text[start:end])
         assert closing.feed(text[start:end]) is (end == len(text))
-    assert released == Redactor().arguments(text, inside=False)
+    assert released == Redactor().arguments(text.encode(), inside=False).decode()
