@@ -46,7 +46,14 @@ class Part(msgspec.Struct):
 
     type: str = ""
     text: str = ""
-    thinking: "list[Part]" = []
+    thinking: "str | list[Part]" = ""
+
+    @property
+    def thoughts(self) -> str:
+        """What was thought in it."""
+        if isinstance(self.thinking, str):
+            return self.thinking
+        return "".join(part.text for part in self.thinking)
 
 
 class Said(msgspec.Struct):
@@ -63,7 +70,7 @@ class Said(msgspec.Struct):
         """What was thought, by each of the names that servers give it."""
         thoughts = self.reasoning_content or self.reasoning or ""
         if isinstance(self.content, list):
-            thoughts += "".join(inner.text for part in self.content for inner in part.thinking)
+            thoughts += "".join(part.thoughts for part in self.content)
         return thoughts
 
     @property

@@ -428,9 +428,10 @@ def test_an_answer_that_calls_a_tool_waits_for_it_whatever_the_server_says(
     assert message_of(streamed(ToOpenAI(), call(), events, FACTS))["stop_reason"] == reason
 
 
-def test_an_answer_in_parts_maps() -> None:
+@pytest.mark.parametrize("said", ["hm", [{"type": "text", "text": "hm"}]])
+def test_an_answer_in_parts_maps(said: object) -> None:
     """Mistral's reasoning models divide what they say."""
-    thought = {"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}
+    thought = {"type": "thinking", "thinking": said}
     parts = [thought, {"type": "text", "text": "Sun"}, {"type": "text", "text": "ny."}]
     found = answered(ToOpenAI(), call(), completion({"content": parts}), FACTS)
     wanted = [
