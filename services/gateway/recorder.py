@@ -5,9 +5,9 @@ auditor can tell a missing record; therefore an event that was numbered is sent 
 it, even when its caller has long been refused. Repeating is safe: the log knows records by id. An
 event that the log refuses for good is replaced, under its number, by one with its bare facts.
 
-While the log does not answer, callers that wait are told so after `patience_s`, and new events are
-refused before they get a number, except those that `must` follow an event already numbered. These
-are bounded by the requests in flight.
+While the log does not answer, callers wait for `patience_s`, as for one that restarts; then they
+are told so, and new events are refused before they get a number, except those that `must` follow
+an event already numbered. These are bounded by the requests in flight.
 """
 
 import asyncio
@@ -102,6 +102,7 @@ class Recorder:
         self._batch: list[Waiting] = []
         self._sender: asyncio.Task[None] | None = None
         self._stall: WeaverError | None = None
+        self._stalled_at = 0.0
         self._gathering = Gathering(company or Company(), share=2, longest_s=GATHERING_S)
 
     @property
@@ -123,7 +124,7 @@ class Recorder:
         Raises:
             Unavailable: the log does not answer, or too much is waiting.
         """
-        if not must and (self._stall is not None or self.waiting >= self._max_waiting):
+        if not must and (self._given_up() or self.waiting >= self._max_waiting):
             raise _unavailable()
         self._sequence += 1
         event.id = RecordId(self._instance, self._epoch, self._sequence)
@@ -145,6 +146,12 @@ class Recorder:
         for _, future, _ in (*self._batch, *self._pending):
             _refuse(future)
         return self.waiting
+
+    def _given_up(self) -> bool:
+        """Return whether the log has not answered for longer than callers wait."""
+        if self._stall is None:
+            return False
+        return self._clock.monotonic() - self._stalled_at >= self._patience_s
 
     async def _send_all(self) -> None:
         try:
@@ -214,7 +221,7 @@ class Recorder:
             if not isinstance(error, WeaverError):
                 _log.error("appending to the audit log failed", exc_info=error)
                 error = Internal(f"{type(error).__name__}: {error}")
-            self._stall = error
+            self._stall, self._stalled_at = error, start
             _tell(self._observer.stalled, error)
         if self._clock.monotonic() - start < self._patience_s:
             return

@@ -221,3 +221,26 @@ async def test_an_event_that_must_follow_waits_as_long_as_its_caller_likes() -> 
     numbering = recorder(log)
     reference = await numbering.submit(event(), must=True)
     assert reference.index == 0
+
+
+async def test_a_new_event_waits_for_a_log_that_restarts_as_those_before_it_do() -> None:
+    log = FakeLog()
+    log.errors = [Unavailable("restarting"), Unavailable("restarting")]
+    numbering = recorder(log, patience_s=60.0)
+    first = numbering.submit(event())
+    while numbering.stall is None:
+        await asyncio.sleep(0)
+    second = numbering.submit(event())
+    assert [(await first).index, (await second).index] == [0, 1]
+
+
+async def test_a_new_event_is_refused_when_the_log_was_away_for_longer() -> None:
+    log = FakeLog()
+    log.errors = [Unavailable("down")] * 3
+    numbering = recorder(log, patience_s=0.0)
+    first = numbering.submit(event(), must=True)
+    while numbering.stall is None:
+        await asyncio.sleep(0)
+    with pytest.raises(Unavailable):
+        numbering.submit(event())
+    assert (await first).index == 0
