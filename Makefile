@@ -4,8 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
+VERSION ?= $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+REGISTRY ?= localhost
+
 .DEFAULT_GOAL := help
-.PHONY: help run test test-alerts test-faults metrics-doc check bench bench-audit bench-model generate fmt lock stubs clean
+.PHONY: help run test test-alerts test-faults metrics-doc check bench bench-audit bench-model generate fmt lock stubs images deploy-test sbom audit clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,6 +33,9 @@ test-alerts: ## Try every alert with promtool (Debian's package prometheus)
 	@promtool check rules deploy/prometheus/*.rules.yaml
 	@promtool test rules deploy/prometheus/tests/*.test.yaml
 
+test-operations: $(VENV)/.dev ## Type what the runbooks say, and go through operators' nights (minutes)
+	@$(BIN)/pytest tests/operations -q $(PYTEST_ARGS)
+
 check: $(VENV)/.dev ## Run every check that CI runs
 	@$(BIN)/python tools/check.py
 
@@ -43,7 +49,7 @@ bench-model: $(VENV)/.dev ## Measure the model service alone
 	@$(BIN)/python -m bench.model
 
 generate: $(VENV)/.dev ## Write gen/ and the generated documents anew
-	@$(BIN)/python tools/generate.py && $(BIN)/python tools/settings_doc.py
+	@$(BIN)/python tools/generate.py && $(BIN)/python tools/settings_doc.py && $(BIN)/python tools/alerts_page.py
 
 metrics-doc: $(VENV)/.dev ## Write the list of all metrics anew
 	@$(BIN)/python tools/metrics_doc.py
@@ -62,6 +68,24 @@ lock: $(VENV)/.dev ## Pin the newest versions that pyproject.toml allows, with h
 		--no-emit-index-url --no-header --python-version 3.11 \
 		--extra suite --constraint requirements/dev.txt pyproject.toml -o requirements/suite.txt
 	@$(BIN)/python tools/image_locks.py
+
+images: ## Build an image for each service with Docker (VERSION, REGISTRY, BUILD_ARGS)
+	@for target in gateway ratelimit model audit cli suite; do docker build $(BUILD_ARGS) -f deploy/docker/Dockerfile --target $$target \
+		--build-arg VERSION=$(VERSION) --build-arg REVISION=$$(git rev-parse HEAD) --build-arg CREATED=$$(git log -1 --format=%cI) \
+		-t $(REGISTRY)/weaver-ai/$$target:$(VERSION) . || exit 1; done
+
+deploy-test: $(VENV)/.dev ## Build the images, start them with Compose, try them through Envoy (root; Podman)
+	@command -v podman >/dev/null && command -v buildah >/dev/null && command -v debootstrap >/dev/null || \
+		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+		podman buildah debootstrap runc netavark aardvark-dns iptables ca-certificates; } >/dev/null; fi
+	@$(BIN)/pytest tests/deploy -q $(PYTEST_ARGS)
+
+sbom: $(VENV)/.dev ## Write a bill of materials (CycloneDX) for each image into dist/sbom/
+	@$(BIN)/python tools/supply_chain.py sbom
+
+audit: $(VENV)/.dev ## Look for known vulnerabilities in the packages of each image
+	@$(BIN)/python tools/supply_chain.py audit
 
 clean: ## Remove what was built and installed; .weaver/ (keys, audit log) stays
 	@rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .coverage .hypothesis

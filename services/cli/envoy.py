@@ -75,8 +75,8 @@ def traffic(
 ) -> None:
     """Let some of the traffic in, after an outage; or say how much is let in now.
 
-    Who is turned away gets 503 with retry-after; `/health` always answers. A restart of Envoy lets
-    everybody in again.
+    Who is turned away gets 503 with retry-after; `/health`, the audit log and administration always
+    answer. A restart of Envoy lets everybody in again.
     """
     try:
         place = admin or load(EdgeSettings).admin_listen

@@ -6,10 +6,10 @@ missing or damaged, 2 called in a wrong way, 3 store or target cannot be used no
 
 import typer
 
-from services.cli.backup import drilling, restoring, shelving, taking
+from services.cli.backup import drilling, restoring, scheduling, shelving, taking
 
 app = typer.Typer(
     name="backup", help="Back up and restore store, keys and side store.", no_args_is_help=True
 )
-for group in (taking.app, shelving.app, restoring.app, drilling.app):
+for group in (taking.app, shelving.app, restoring.app, drilling.app, scheduling.app):
     app.add_typer(group)

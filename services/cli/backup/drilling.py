@@ -89,6 +89,9 @@ def drill_command(  # noqa: PLR0913, PLR0917 - each is an option
         str,
         typer.Option("--archive", help="The audit log's archive, which is restored as well."),
     ] = "",
+    redis_from: Annotated[
+        str, typer.Option("--redis-from", help="Where snapshots lie, if not with the others.")
+    ] = "",
     identity: IdentityFile = None,
     passphrase_file: PassphraseFile = None,
     log: LogOption = None,
@@ -100,14 +103,15 @@ def drill_command(  # noqa: PLR0913, PLR0917 - each is an option
     """
     ways = identities(identity, passphrase_file)
     backups = shelf("--from", source)
-    steps = [_attempt("redis", lambda step: _redis(step, backups, ways))]
+    stores = shelf("--redis-from", redis_from) if redis_from else backups
+    steps = [_attempt("redis", lambda step: _redis(step, stores, ways))]
     keys: dict[str, bytes] = {}
     steps.append(_attempt("keys", lambda step: keys.update(_keys(step, backups, ways))))
     steps.append(_attempt("side-store", lambda step: _side_store(step, backups, ways, keys)))
     if archive:
         steps.append(_attempt("archive", lambda step: _archive(step, archive, keys)))
     good = all(step.good for step in steps)
-    noted = good and bool(archive) and _remember(log or default_log())
+    noted = good and bool(archive) and _remember(backups, log or default_log())
     document = {"good": good, "noted": noted, "steps": [asdict(step) for step in steps]}
     lines = [
         f"{'good' if step.good else 'FAILED':<8}{step.what:<12}{step.of:<18}{step.found}".rstrip()
@@ -239,10 +243,15 @@ def _check_database(path: Path) -> None:
         raise ShelfError(msg)
 
 
-def _remember(log: Path) -> bool:
-    """Write the drill's time down where a service's metrics read it."""
+def _remember(backups: Shelf, log: Path) -> bool:
+    """Write the drill's time down where services read it, and where `schedule` finds it."""
     now = utc_now()
-    noted = standing.remember_beside(log, DRILL, now, 0)
+    try:
+        backups.note_drill(now)
+        noted = True
+    except TargetError:
+        noted = False
+    noted |= standing.remember_beside(log, DRILL, now, 0)
     try:
         with session(store_address(), timeout_s=5.0) as asking:
             return standing.remember_in_store(asking, DRILL, now, 0) or noted

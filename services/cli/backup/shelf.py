@@ -16,6 +16,7 @@ import msgspec
 from services.audit.archives.targets import RemovingTarget
 from services.cli.backup import age, age_keys
 from services.cli.backup.retention import Retention, kept
+from services.common.backups import Standing
 
 Kind = Literal["redis", "keys", "side-store"]
 KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
@@ -23,6 +24,7 @@ MANIFEST: Final = "backup.json"
 PART_BYTES: Final = 64 * 1024 * 1024
 STAMP: Final = "%Y%m%dT%H%M%SZ"
 _VERSION = 1
+_DRILL = "drill.json"
 
 
 class ShelfError(Exception):
@@ -209,6 +211,26 @@ class Shelf:
                 names = sorted(found[stamp], key=lambda name: name != MANIFEST)
                 self.target.remove([f"{kind}/{stamp}/{name}" for name in names])
         return staying, going
+
+    def note_drill(self, now: datetime) -> None:
+        """Write down that everything here was brought back for a trial.
+
+        Raises:
+            TargetError: the target refuses.
+        """
+        self.target.write(_DRILL, msgspec.json.encode(Standing(now.timestamp())) + b"\n")
+
+    def last_drill(self) -> Standing | None:
+        """Return when that was; None for never.
+
+        Raises:
+            TargetError: the target does not answer.
+        """
+        data = self.target.read(_DRILL)
+        try:
+            return None if data is None else msgspec.json.decode(data, type=Standing)
+        except msgspec.DecodeError:
+            return None
 
     def _found(self, kind: Kind) -> dict[str, set[str]]:
         found: dict[str, set[str]] = {}

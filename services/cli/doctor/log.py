@@ -2,7 +2,6 @@
 
 import shutil
 import time
-from collections.abc import Iterator
 
 from services.audit.archives.pruning import recorded_pruning
 from services.audit.checkpoint import parse_signed_checkpoint
@@ -21,12 +20,6 @@ AT_ONCE = 200_000
 _STALE_S = 3_600.0
 _FILLING, _FULL = 0.15, 0.03
 _PAGE = "verify.md"
-
-
-def examine(around: Surroundings) -> Iterator[Finding]:
-    """Verify the log, and look at the room that is left for it."""
-    yield verification(around)
-    yield room(around)
 
 
 def verification(around: Surroundings) -> Finding:

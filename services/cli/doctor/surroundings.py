@@ -25,7 +25,7 @@ from services.cli.settings import EdgeSettings
 from services.common.settings import SettingsError, load, split_address
 
 SERVICES = ("gateway", "ratelimit", "model", "audit")
-TIMEOUT_S = 3.0
+TIMEOUT_S = 5.0
 
 
 class Sample(NamedTuple):

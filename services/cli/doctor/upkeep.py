@@ -9,10 +9,12 @@ from pathlib import Path
 
 from services.audit.archives.archived import read_archived
 from services.cli import development
+from services.cli.backup.snapshot import SnapshotError, session
+from services.cli.backup.taking import store_address
 from services.cli.doctor.finding import Finding, duration
-from services.cli.doctor.surroundings import SERVICES, Surroundings
+from services.cli.doctor.surroundings import SERVICES, TIMEOUT_S, Surroundings
 from services.cli.rundir import RunDirectory
-from services.common.backups import BESIDE_THE_LOG, DRILL, Standing, read
+from services.common.backups import BESIDE_THE_LOG, DRILL, IN_THE_STORE, Standing, read, read_fields
 from services.common.settings import CommonSettings, SettingsError, load
 
 _HOUR_S, _DAY_S = 3_600.0, 86_400.0
@@ -99,10 +101,21 @@ def standings(around: Surroundings) -> dict[str, Standing]:
         beside = read((around.layout.private / BESIDE_THE_LOG).read_bytes())
     except OSError:
         beside = {}
-    for name, standing in beside.items():
+    for name, standing in (*beside.items(), *_in_the_store().items()):
         if standing.time > found.get(name, Standing(0.0)).time:
             found[name] = standing
     return found
+
+
+def _in_the_store() -> dict[str, Standing]:
+    """Return what stands in the store, which the limiter reads once a minute."""
+    try:
+        with session(store_address(), timeout_s=TIMEOUT_S) as asking:
+            reply = asking.ask_raw("HGETALL", IN_THE_STORE)
+    except (SnapshotError, SettingsError):
+        return {}
+    fields = reply if isinstance(reply, list) else []
+    return read_fields(dict(zip(fields[::2], fields[1::2], strict=False)))
 
 
 def _aged(  # noqa: PLR0913, PLR0917 - what there is to say of an age
