@@ -20,6 +20,7 @@ COMMANDS = {
     "chat": "services.cli.chat",
     "keys": "services.cli.keys",
     "apikeys": "services.cli.apikeys",
+    "roles": "services.cli.roles",
     "audit": "services.cli.audit",
     "backup": "services.cli.backup",
     "doctor": "services.cli.doctor",
