@@ -31,11 +31,13 @@ class Load:
         self.slowest_s = 0.0
 
     def __enter__(self) -> Self:
+        """Begin to call."""
         for thread in self._threads:
             thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        """Call no more, and wait for what is under way."""
         self._stop.set()
         for thread in self._threads:
             thread.join()
