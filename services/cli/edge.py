@@ -56,6 +56,7 @@ ACCESS_LOG = {
     "event": "edge.request",
     "timestamp": "%START_TIME%",
     "request_id": "%REQ(x-request-id)%",
+    "reply_id": "%RESP(x-request-id)%",
     "client": "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%",
     "protocol": "%PROTOCOL%",
     "method": "%REQ(x-envoy-original-method?:method)%",

@@ -83,7 +83,14 @@ def _mapper(
     return {
         "filter": {"and_filter": {"filters": filters}} if len(filters) > 1 else filters[0],
         "body_format_override": {"json_format": body, "content_type": "application/json"},
-        "headers_to_add": overwriting({**headers, **reply.get("headers", {})}),
+        "headers_to_add": [
+            # Where the head of a request cannot be read it has no id yet.
+            {
+                "header": {"key": "x-request-id", "value": "%UNIQUE_ID%"},
+                "append_action": "ADD_IF_ABSENT",
+            },
+            *overwriting({**headers, **reply.get("headers", {})}),
+        ],
         **becomes,
     }
 

@@ -69,6 +69,32 @@ async def test_ambiguous_requests_reach_nobody(
     writer.close()
 
 
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        (b"GET /health HTTP/1.1\r\nhost: x\r\nx-large: " + b"v" * 40_000 + b"\r\n\r\n", 431),
+        (b"GET /health HTTP/1.1\r\nhost: x\r\nbad header\r\n\r\n", 400),
+        (b"G@T /health HTTP/1.1\r\nhost: x\r\n\r\n", 400),
+        (b"GET /nowhere HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n", 404),
+    ],
+)
+async def test_what_envoy_refuses_has_an_id_even_where_no_head_could_be_read(
+    edge: Edge, head: bytes, status: int
+) -> None:
+    reader, writer = await connect(edge)
+    writer.write(head)
+    answer = b""
+    with contextlib.suppress(ConnectionError):
+        async with asyncio.timeout(5):
+            answer = await reader.read(4000)
+    writer.close()
+    lines = answer.decode().split("\r\n")
+    assert f" {status} " in lines[0]
+    headers = dict(line.split(": ", 1) for line in lines if ": " in line and "{" not in line)
+    assert len(headers["x-request-id"]) == 36
+    assert headers.get("request-id", headers["x-request-id"]) == headers["x-request-id"]
+
+
 async def test_a_trusted_proxy_names_the_caller(
     another_edge: Callable[..., Edge], gateway: ScriptedGateway
 ) -> None:
