@@ -16,6 +16,7 @@ import re2
 
 from services.common.errors import InvalidArgument
 from services.gateway.body import wrong
+from services.gateway.folding import Shadow, plain_text
 from services.gateway.json_places import place
 from services.gateway.urls import URLRules, host
 
@@ -39,7 +40,9 @@ _FETCHED: Final = {
 """By an object's `type`, its members that are fetched."""
 # What no one fetches: the arguments of a tool, which the client itself calls.
 _NOT_FETCHED: Final = frozenset(("input", "arguments", "parameters", "input_schema", "metadata"))
-_URL: Final = re.compile(r"(?i:\b(?:https?|wss?|ftp)):\\?/\\?/[^\s\"'<>\\]+")
+_URL: Final = re.compile(
+    rb"(?i:(?<![A-Za-z0-9])(?:https?|wss?|ftp)):[\x01\\]*/[\x01\\]*/[^\s\x22'<>\x01\\]+"
+)
 
 Controls = Literal["none", "terminal", "all"]
 
@@ -154,7 +157,7 @@ _STRICT: Final = json.JSONDecoder(
 
 def _check_depth(value: Any, most: int) -> None:  # noqa: ANN401 - any JSON
     level = [value]
-    for _ in range(most + 1):
+    for _ in range(most):
         below: list[Any] = []
         for item in level:
             inner = item.values() if isinstance(item, dict) else item
@@ -200,9 +203,8 @@ def _references(value: Any, path: str) -> Iterator[tuple[str, str]]:  # noqa: AN
 
 
 def _check_links(body: bytes, rules: URLRules) -> None:
-    text = body.decode()
-    for match in _URL.finditer(text):
-        problem = rules.host_problem(host(match.group().replace("\\/", "/")))
+    shadow = Shadow(body)
+    for match in _URL.finditer(shadow.data):
+        problem = rules.host_problem(host(plain_text(match.group()).decode("utf-8", "replace")))
         if problem:
-            at = len(text[: match.start()].encode())
-            raise wrong(place(body, at), f"{problem} (in a link)")
+            raise wrong(place(body, shadow.at(match.start())), f"{problem} (in a link)")

@@ -5,6 +5,7 @@ Forms are RE2's, without capture groups and of bounded length; a check gets what
 
 import re
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from stdnum import iban, numdb
@@ -151,6 +152,7 @@ _VALUE: Final = re.compile(
     + rb"([A-Z0-9]{0,4}[0-9](?:[ ./-]?[A-Z0-9]){4,16}(?![A-Za-z0-9]))"
 )
 _PAPER: Final = re.compile(rb"[A-Z]{0,3}[0-9]{6,9}[A-Z]{0,2}|[CFGHJKLMNPRTVWXYZ0-9]{9,10}")
+_LAST_GROUP: Final = re.compile(rb"[ ./-][A-Z0-9]+$")
 _BY_NAME: Final = {
     name: checks
     for names, checks in _CHECKS.items()
@@ -242,15 +244,29 @@ def named_number(text: bytes) -> Named:
     match = _VALUE.match(text)
     if match is None:
         return None
-    name, value = match[1].lower(), match[2]
-    start, end = match.span(2)
+    name, start, end = match[1].lower(), match.start(2), match.end(2)
     if name in _PASSPORT.split(b"|"):
-        return ("PASSPORT", start, end) if _PAPER.fullmatch(value) and _digits(value) else None
-    checks = _BY_NAME.get(name) or _BY_NAME.get(name.replace(b"steuer", b"steuer-")) or ()
+        kind, good = "PASSPORT", _is_paper
+    else:
+        kind = "SSN" if name in {b"ssn", b"social security"} else "NATIONAL_ID"
+        checks = _BY_NAME.get(name) or _BY_NAME.get(name.replace(b"steuer", b"steuer-")) or ()
+        good = partial(_passes, checks)
+    # What follows after a separator may be another number.
+    while not good(text[start:end]):
+        groups = _LAST_GROUP.search(text, start, end)
+        if groups is None:
+            return None
+        end = groups.start()
+    return kind, start, end
+
+
+def _passes(checks: tuple[Callable[[str], bool], ...], value: bytes) -> bool:
     number = value.translate(None, b" -./").decode()
-    if not any(check(number) for check in checks):
-        return None
-    return "SSN" if name in {b"ssn", b"social security"} else "NATIONAL_ID", start, end
+    return any(check(number) for check in checks)
+
+
+def _is_paper(value: bytes) -> bool:
+    return _PAPER.fullmatch(value) is not None and _digits(value)
 
 
 def _digits(value: bytes) -> bool:

@@ -182,6 +182,12 @@ def parts(run: bytes, before: bytes, after: bytes) -> Iterator[Part]:
         if end:
             yield Part("PHONE", 0, end)
             groups = [group for group in groups if group[0] >= end]
+    if (
+        len(groups) > 1
+        and run[groups[-2][1] : groups[-1][0]] == b"."
+        and not run[slice(*groups[-1])].strip(b"0")
+    ):
+        groups.pop()  # A whole number that is written as a decimal.
     if not groups:
         return
     gaps = [run[left[1] : right[0]] for left, right in pairwise(groups)]

@@ -86,7 +86,7 @@ class _Pattern(msgspec.Struct, forbid_unknown_fields=True):
 class _Rule(msgspec.Struct, forbid_unknown_fields=True):
     match: _Match
     default: _ActionText | None = None
-    types: dict[str, _ActionText] = {}
+    types: dict[str, str] = {}
 
 
 class _URLs(msgspec.Struct, forbid_unknown_fields=True):
@@ -97,7 +97,7 @@ class _URLs(msgspec.Struct, forbid_unknown_fields=True):
 class _File(msgspec.Struct, forbid_unknown_fields=True):
     version: Literal[1]
     default: _ActionText | None = None
-    types: dict[str, _ActionText] = {}
+    types: dict[str, str] = {}
     rules: list[_Rule] = []
     blocked_patterns: list[_Pattern] = []
     urls: _URLs = msgspec.field(default_factory=_URLs)
