@@ -13,9 +13,12 @@ from typing import Any
 
 import anthropic
 import grpc
+import httpx
 import openai
 import pytest
 
+from services.cli import token
+from services.gateway.apikeys import text
 from tests.e2e.clients import channel, chat, http, sdk, trust
 from tests.e2e.conftest import listen_on_free_ports, wait_until
 from weaver.gateway.v1 import gateway_service_pb2 as pb
@@ -45,6 +48,28 @@ def claude(suite: Any, key: str) -> anthropic.AsyncAnthropic:
     )
 
 
+def administrator(suite: Any) -> httpx.AsyncClient:
+    """Return a client with the development issuer's token of an administrator."""
+    issuer = (suite.state_dir / "keys" / "dev-jwt.pem").read_bytes()
+    return http(suite, key=token.mint(issuer, "root", "default", ["admin"], 300))
+
+
+async def made_by_http(suite: Any, **order: Any) -> dict[str, Any]:
+    async with administrator(suite) as client:
+        answer = await client.post("/v1/admin/api_keys", json={"owner": "team search", **order})
+        assert answer.status_code == 200, answer.text
+        loaded: dict[str, Any] = answer.json()
+        return loaded
+
+
+async def changed_by_http(suite: Any, id_: str, verb: str, **order: Any) -> dict[str, Any]:
+    async with administrator(suite) as client:
+        answer = await client.post(f"/v1/admin/api_keys/{id_}/{verb}", json=order)
+        assert answer.status_code == 200, answer.text
+        loaded: dict[str, Any] = answer.json()
+        return loaded
+
+
 async def listing(suite: Any, key: str) -> None:
     async with sdk(suite, api_key=key) as client:
         await client.models.list()
@@ -60,7 +85,7 @@ async def test_a_managed_key_serves_every_kind_of_client_until_it_is_disabled(
     suite: Any, stack: AsyncExitStack
 ) -> None:
     """OpenAI's SDK by bearer, Anthropic's by x-api-key, stubs by metadata."""
-    made = create(suite, "--model", "stub-*")
+    made = await made_by_http(suite, models=["stub-*"])
     gpt = await stack.enter_async_context(sdk(suite, api_key=made["key"]))
     messages = await stack.enter_async_context(claude(suite, made["key"]))
     answer = await gpt.chat.completions.create(model="stub-model", messages=HELLO)
@@ -76,7 +101,7 @@ async def test_a_managed_key_serves_every_kind_of_client_until_it_is_disabled(
             who = (await client.get("/v1/whoami")).json()
             assert (who["subject"], who["api_key"]["models"]) == (made["id"], ["stub-*"])
             assert made["key"] not in json.dumps(who)
-        changed = apikeys(suite, "disable", made["id"])
+        changed = await changed_by_http(suite, made["id"], "disable")
         assert (changed["state"], changed["durability"]["on_disk"]) == ("disabled", True)
         with pytest.raises(openai.AuthenticationError, match="disabled"):
             await gpt.chat.completions.create(model="stub-model", messages=HELLO)
@@ -85,20 +110,21 @@ async def test_a_managed_key_serves_every_kind_of_client_until_it_is_disabled(
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await stub.Generate(request, metadata=metadata, timeout=10)
         assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
-    apikeys(suite, "enable", made["id"])
+    await changed_by_http(suite, made["id"], "enable")
     assert await gpt.chat.completions.create(model="stub-model", messages=HELLO)
 
 
 async def test_a_key_s_models_and_limits_hold_for_it_alone(
     suite: Any, stack: AsyncExitStack
 ) -> None:
-    made = create(suite, "--model", "gpt-*", "--rps", "0.01", "--burst", "2")
+    limits = {"requests_per_second": 0.01, "burst": 2}
+    made = await made_by_http(suite, models=["gpt-*"], limits=limits)
     gpt = await stack.enter_async_context(sdk(suite, api_key=made["key"]))
     assert [model.id async for model in await gpt.models.list()] == []
     with pytest.raises(openai.NotFoundError, match="may not use it"):
         await gpt.chat.completions.create(model="stub-model", messages=HELLO)
-    apikeys(suite, "update", made["id"], "--all-models", "--expires", "1d")
-    wait_until(lambda: apikeys(suite, "show", made["id"])["expire_time"])
+    edit = {"update_mask": "models,timeToLiveSeconds", "time_to_live_seconds": 60}
+    assert (await changed_by_http(suite, made["id"], "update", **edit))["expire_time"]
     assert [model.id async for model in await gpt.models.list()] == ["stub-model"]
     for _ in range(2):
         await gpt.chat.completions.create(model="stub-model", messages=HELLO)
@@ -109,7 +135,7 @@ async def test_a_key_s_models_and_limits_hold_for_it_alone(
 
 
 async def test_a_typo_is_told_from_a_forgery(suite: Any) -> None:
-    key = create(suite)["key"]
+    key = (await made_by_http(suite))["key"]
     for bad, said in ((key[:-1], "53 characters"), (key[:-1] + "_", "characters that a key")):
         with pytest.raises(openai.AuthenticationError, match=said):
             await listing(suite, bad)
@@ -118,7 +144,7 @@ async def test_a_typo_is_told_from_a_forgery(suite: Any) -> None:
 
 
 async def test_rotation_overlaps_and_a_leak_does_not(suite: Any, tmp_path: Path) -> None:
-    made = create(suite)
+    made = await made_by_http(suite)
     target = tmp_path / "new.key"
     new = apikeys(suite, "rotate", made["id"], "--overlap", "1h", "--to", str(target))
     assert "key" not in new
@@ -126,7 +152,7 @@ async def test_rotation_overlaps_and_a_leak_does_not(suite: Any, tmp_path: Path)
     keys = [made["key"], target.read_text().strip()]
     for key in keys:
         await listing(suite, key)
-    last = apikeys(suite, "rotate", made["id"], "--overlap", "none")["key"]
+    last = (await changed_by_http(suite, made["id"], "rotate", without_overlap=True))["key"]
     for key in keys:
         with pytest.raises(openai.AuthenticationError):
             await listing(suite, key)
@@ -137,8 +163,8 @@ async def test_rotation_overlaps_and_a_leak_does_not(suite: Any, tmp_path: Path)
 
 
 async def test_every_change_is_a_record_and_no_record_holds_a_key(suite: Any) -> None:
-    made = create(suite, "--model", "stub-*")
-    apikeys(suite, "disable", made["id"])
+    made = create(suite, "--model", "stub-*", "--rps", "3", "--expires", "1d")
+    await changed_by_http(suite, made["id"], "disable")
     outside = apikeys(suite, "enable", made["id"], "--store")
     assert "@" in outside["changed_by"]
 
@@ -147,7 +173,7 @@ async def test_every_change_is_a_record_and_no_record_holds_a_key(suite: Any) ->
         found = [json.loads(line)["record"].get("attributes", {}) for line in listed.splitlines()]
         return [one for one in found if one.get("key") == made["id"]]
 
-    wait_until(lambda: len(records("configuration_changed")) == 1)
+    wait_until(lambda: len(records("configuration_changed")) == 1, 10)
     assert [one["action"] for one in records("administration")] == [
         "api_key_disable",
         "api_key_create",
@@ -158,7 +184,7 @@ async def test_every_change_is_a_record_and_no_record_holds_a_key(suite: Any) ->
 
 
 async def test_who_is_no_administrator_manages_no_keys(suite: Any) -> None:
-    made = create(suite)
+    made = await made_by_http(suite)
     paths = [("GET", ""), ("POST", ""), ("GET", f"/{made['id']}")]
     paths += [("POST", f"/{made['id']}/{verb}") for verb in ("disable", "rotate", "update")]
     for key in (made["key"], suite.api_key):
@@ -210,7 +236,7 @@ async def test_revocation_reaches_every_gateway_within_a_second(
     suite: Any, second_gateway: str
 ) -> None:
     """A key that is disabled at one gateway is refused at another, measured from the answer."""
-    made = create(suite)
+    made = await made_by_http(suite)
     metadata = (("x-api-key", made["key"]),)
     async with channel(suite, second_gateway) as opened:
         stub: Any = gateway_service_pb2_grpc.GatewayServiceStub(opened)
@@ -227,12 +253,8 @@ async def test_revocation_reaches_every_gateway_within_a_second(
             return True
 
         assert await accepted()
-        token = suite.weaver("token", "--subject", "root", "--role", "admin").stdout.strip()
-        async with http(suite, key=token) as client:
-            path = f"/v1/admin/api_keys/{made['id']}/disable"
-            answer = await client.post(path, content=b"{}")
-            answered = time.monotonic()
-            assert answer.status_code == 200, answer.text
+        await changed_by_http(suite, made["id"], "disable")
+        answered = time.monotonic()
         while await accepted():
             assert time.monotonic() - answered < 1.0
         assert time.monotonic() - answered < 1.0
@@ -243,7 +265,7 @@ async def test_without_the_store_known_keys_go_on_and_others_are_503_and_never_4
     own_suite: Any,
 ) -> None:
     """A dependency that is down never turns into a wrong 401."""
-    known, unknown = create(own_suite)["key"], create(own_suite)["key"]
+    known, unknown = (await made_by_http(own_suite))["key"], text.make().text
     async with http(own_suite, key=known) as client:
         assert (await client.get("/v1/whoami")).status_code == 200
         os.kill(own_suite.pids["valkey"], signal.SIGSTOP)
@@ -252,7 +274,8 @@ async def test_without_the_store_known_keys_go_on_and_others_are_503_and_never_4
             assert (await client.post(CHAT, json=chat())).status_code == 200
             other = {"authorization": f"Bearer {unknown}"}
             answer = await client.post(CHAT, json=chat(), headers=other)
-            assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+            assert answer.status_code == 503, (answer.text, answer.headers)
+            assert answer.headers["retry-after"] == "1"
             assert answer.json()["error"]["code"] == "identity_unavailable"
             typo = {"authorization": f"Bearer {unknown[:-1]}"}
             assert (await client.post(CHAT, json=chat(), headers=typo)).status_code == 401
@@ -260,11 +283,11 @@ async def test_without_the_store_known_keys_go_on_and_others_are_503_and_never_4
                 assert time.monotonic() - stopped < 5
             while (await client.get("/v1/whoami")).status_code == 200:
                 assert time.monotonic() - stopped < 15
-            assert time.monotonic() - stopped > 6
+            assert time.monotonic() - stopped > 5
             assert (await client.get("/v1/whoami")).status_code == 503
         finally:
             os.kill(own_suite.pids["valkey"], signal.SIGCONT)
         back = time.monotonic()
         while (await client.get("/v1/whoami")).status_code != 200:
             assert time.monotonic() - back < 10
-        assert (await client.get("/v1/whoami", headers=other)).status_code == 200
+        assert (await client.get("/v1/whoami", headers=other)).status_code == 401
