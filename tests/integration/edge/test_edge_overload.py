@@ -2,8 +2,9 @@
 
 import asyncio
 import contextlib
+import socket
 import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import pytest
@@ -135,3 +136,32 @@ async def test_a_handshake_that_never_ends_is_given_up(edge: Edge) -> None:
         async with asyncio.timeout(20):
             assert await reader.read() == b""
     writer.close()
+
+
+async def test_a_client_that_does_not_read_is_given_up_and_holds_little(
+    another_edge: Callable[..., Edge],
+    gateway: ScriptedGateway,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sent, ended = 0, asyncio.Event()
+
+    async def endless(_: object, __: object) -> AsyncIterator[HttpBody]:
+        nonlocal sent
+        try:
+            while True:
+                sent += 1
+                yield HttpBody(content_type="text/event-stream", data=b"x" * 65_536)
+        finally:
+            ended.set()
+
+    gateway.scripts["ChatCompletions"] = endless
+    monkeypatch.setattr(configuration, "SILENCE_MARGIN_S", 0)
+    edge = another_edge(request_timeout_ms=1_000, stream_idle_timeout_ms=1_000)
+    plain = socket.socket()
+    plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
+    plain.connect(("127.0.0.1", edge.port))
+    with edge.trust.wrap_socket(plain, server_hostname="localhost") as connection:
+        connection.sendall(POST[:-1].replace(b"length: 9", b"length: 2") + b"{}")
+        async with asyncio.timeout(10):
+            await ended.wait()
+    assert 1 < sent * 65_536 < 16 * 1024 * 1024
