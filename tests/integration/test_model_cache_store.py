@@ -6,15 +6,23 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
 from services.common.clock import SystemClock
+from services.common.local import LocalChannel
+from services.common.settings import load
 from services.common.valkey import Address, open_connection
 from services.model.cache.ports import StoreGoneError
 from services.model.cache.valkey_store import ValkeyStore
+from services.model.settings import ModelSettings
+from services.model.wiring import build
 from tests.fakes.answers import CacheFigures
 from tests.fakes.valkey import Valkey
+from weaver.common.v1 import identity_pb2
+from weaver.model.v1 import model_service_pb2 as pb
+from weaver.model.v1 import model_service_pb2_grpc
 
 MEBIBYTE = 1024 * 1024
 Open = Callable[..., object]
@@ -215,6 +223,85 @@ async def test_a_store_that_does_not_let_us_in_is_named_without_its_password(
     assert not up
     assert "not-this-one" not in detail
     assert str(valkey.socket) in detail
+
+
+async def asked(valkey: Valkey, *command: str) -> None:
+    connection = await open_connection(Address(unix_socket=valkey.socket), timeout_s=1)
+    (reply,) = await connection.exchange([command])
+    connection.close("done")
+    assert not isinstance(reply, Exception)
+
+
+async def test_something_else_under_a_name_is_nothing(
+    opened: Callable[..., Opened], valkey: Valkey
+) -> None:
+    store = opened()
+    await store.start()
+    await asked(valkey, "RPUSH", "a", "x")
+    assert await store.get(b"a") is None
+    assert store.told == [(True, str(valkey.socket))]
+
+
+async def test_a_store_that_refuses_us_is_left_alone(
+    opened: Callable[..., Opened], valkey: Valkey
+) -> None:
+    store = opened()
+    await store.start()
+    await asked(valkey, "ACL", "SETUSER", "default", "-get", "-set")
+    assert await found(store, b"a") == b"gone"
+    await eventually(lambda: store.told[-1][0])
+    assert await kept(store, b"a", b"x") == "unavailable"
+    assert any("NOPERM" in detail for up, detail in store.told if not up)
+
+
+async def test_a_slow_store_is_told_of_and_asked_again(
+    opened: Callable[..., Opened], valkey: Valkey
+) -> None:
+    store = opened(timeout_s=0.2)
+    await store.start()
+    # Each exchange is answered late, and yet soon enough for the connection to be kept.
+    for _ in range(3):
+        valkey.pause()
+        asyncio.get_running_loop().call_later(0.3, valkey.resume)
+        assert await found(store, b"a") == b"gone"
+        await asyncio.sleep(0.2)
+    assert any("failures in a row" in detail for _, detail in store.told)
+    async with asyncio.timeout(8):
+        while await found(store, b"a") is not None:
+            await asyncio.sleep(0.05)
+    assert store.told[-1][0] is True
+
+
+async def test_the_service_keeps_answers_in_its_store(valkey: Valkey) -> None:
+    async with AsyncExitStack() as stack:
+        settings = load(
+            ModelSettings,
+            mtls_enabled=False,
+            audit_address="",
+            cache_enabled=True,
+            cache_address=str(valkey.socket),
+        )
+        component = await build(settings, stack)
+        channel = LocalChannel("gateway")
+        component.register(channel)
+        stub = model_service_pb2_grpc.ModelServiceStub(cast("Any", channel))
+        request = pb.GenerateRequest(
+            request_id="r-1",
+            dialect=pb.DIALECT_OPENAI_CHAT,
+            model="stub-model",
+            body=b'{"model":"stub-model","temperature":0,"messages":[{"content":"hi"}]}',
+            principal=identity_pb2.Principal(tenant="t", issuer="apikey", subject="ann"),
+        )
+        first = await stub.Generate(request, timeout=5)
+        async with asyncio.timeout(5):
+            while (again := await stub.Generate(request, timeout=5)).generation.cache != "hit":
+                await asyncio.sleep(0.01)
+        assert again.body == first.body
+        assert again.generation.cache_of
+        assert component.health.snapshot()["cache"] == (True, "")
+        valkey.kill()
+        await eventually(lambda: not component.health.snapshot()["cache"][0])
+        assert (await stub.Generate(request, timeout=5)).generation.cache == "miss"
 
 
 async def test_what_is_written_at_the_end_is_finished(opened: Callable[..., Opened]) -> None:

@@ -18,6 +18,9 @@ from services.model.breaker import Breaker, BreakerPolicy, State
 from services.model.cache.ports import CacheMeter, StoreGoneError
 
 MOST_WAITING_BYTES: Final = 16 * 1024 * 1024
+_ENDLESS: Final = 2**63
+_OF_ONE_ENTRY: Final = ("OOM", "WRONGTYPE")
+"""How errors begin that say nothing of the store as a whole."""
 _OF_OTHERS: Final = ("wrl:{replicas}", "wvk:{keys}.index")
 """By these names a store is known that holds limits or API keys."""
 _REST: Final = BreakerPolicy(failures=3, open_s=1.0, longest_open_s=30.0)
@@ -109,7 +112,7 @@ class ValkeyStore:
             self._waiting_bytes -= len(value)
 
     async def _exchange(self, *command: str | bytes | int) -> object:
-        """Return the reply to one command; an error reply of a full store is a value.
+        """Return the reply to one command; an error that concerns one entry is a value.
 
         Raises:
             StoreGoneError: there is none.
@@ -125,7 +128,7 @@ class ValkeyStore:
         except BaseException:
             breaker.withdrawn()
             raise
-        if isinstance(reply, Exception) and not str(reply).startswith("OOM"):
+        if isinstance(reply, Exception) and not str(reply).startswith(_OF_ONE_ENTRY):
             # A replica, a loading store, one that does not let us: another connection may do.
             breaker.failed(self._clock.monotonic())
             connection.close(f"the store answered {str(reply).split(' ', 1)[0]}")
@@ -162,7 +165,7 @@ class ValkeyStore:
         """Return how much may be written until the next look."""
         most = int(memory.get("maxmemory", "0"))
         if 0 < most <= self._max_bytes and memory.get("maxmemory_policy") != "noeviction":
-            return self._max_bytes  # It makes room itself.
+            return _ENDLESS  # It makes room itself.
         return max(0, self._max_bytes - int(memory.get("used_memory", "0")))
 
     def _rests(self, state: State, reason: str) -> None:
