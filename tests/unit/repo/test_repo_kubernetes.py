@@ -374,3 +374,23 @@ def test_no_secret_of_value_lies_in_the_manifests() -> None:
         for document in yaml.safe_load_all(text):
             if path.parent.name != "development-secrets" and isinstance(document, dict):
                 assert document.get("kind") != "Secret"
+
+
+def test_the_table_of_resources_is_that_of_the_manifests() -> None:
+    page = (manifests.ROOT / "docs" / "operations" / "deploy.md").read_text()
+    _, _, table = page.partition("| workload |")
+    rows = [line.strip("| ").split(" | ") for line in table.splitlines()[2:9]]
+    assert {row[0] for row in rows} == set(WORKLOADS)
+    for name, cpu, memory, replicas in rows:
+        workload = manifests.workload("production", name)
+        resources = manifests.pod(workload)["containers"][0]["resources"]
+        asked, limit = resources["requests"], resources["limits"]
+        assert (cpu, memory) == (
+            f"{asked['cpu']} / {limit['cpu']}",
+            f"{asked['memory']} / {limit['memory']}",
+        )
+        if "replicas" in workload["spec"]:
+            assert replicas == str(workload["spec"]["replicas"])
+        else:
+            scaler = manifests.named("production", "HorizontalPodAutoscaler", name)["spec"]
+            assert replicas == f"{scaler['minReplicas']} to {scaler['maxReplicas']}"
