@@ -16,6 +16,7 @@ from opentelemetry.sdk.metrics.export import (
     Histogram,
     HistogramDataPoint,
     Metric,
+    MetricExportResult,
     MetricsData,
     NumberDataPoint,
     ResourceMetrics,
@@ -59,14 +60,15 @@ class MetricsPush:
         self._resource = Resource.create(about)
         self._every_s = every_s
         self._started = time.time_ns()
+        self._answers = True
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="metrics-push", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
-        """Send once more, and end; blocks as long as an export may take."""
+        """Send once more, and end; blocks as long as that takes, if the collector answered."""
         self._stop.set()
-        self._thread.join()
+        self._thread.join(None if self._answers else 0.0)
         self._exporter.shutdown()
 
     def _run(self) -> None:
@@ -81,7 +83,7 @@ class MetricsPush:
             [ResourceMetrics(self._resource, [ScopeMetrics(scope, metrics, "")], "")]
         )
         # Whatever goes wrong is the exporter's to log; the next time brings the sums again.
-        self._exporter.export(data)
+        self._answers = self._exporter.export(data) is MetricExportResult.SUCCESS
 
 
 def start_push(

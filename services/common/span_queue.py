@@ -36,6 +36,7 @@ class SpanQueue(SpanProcessor, Collector):
         self._delay_s = delay_s
         self._spans: deque[ReadableSpan] = deque()
         self._sent = self._failed = self._dropped = 0
+        self._answers = True
         self._wake = threading.Event()
         self._end: float | None = None
         self._thread = threading.Thread(target=self._run, name="telemetry", daemon=True)
@@ -52,10 +53,14 @@ class SpanQueue(SpanProcessor, Collector):
             self._wake.set()
 
     def shutdown(self) -> None:
-        """Send what is left, for a moment at most; blocks for as long."""
-        self._end = time.monotonic() + LAST_WORDS_S
+        """Send what is left, for a moment at most; blocks for as long.
+
+        Nobody waits for a collector that did not take the last batch.
+        """
+        left_s = LAST_WORDS_S if self._answers else 0.0
+        self._end = time.monotonic() + left_s
         self._wake.set()
-        self._thread.join(LAST_WORDS_S)
+        self._thread.join(left_s)
         self._exporter.shutdown()
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:  # noqa: ARG002 - the SDK's
@@ -92,7 +97,8 @@ class SpanQueue(SpanProcessor, Collector):
                 result = self._exporter.export(batch)
             except Exception:  # noqa: BLE001 - whatever it is, the next batch may succeed
                 result = SpanExportResult.FAILURE
-            if result is SpanExportResult.SUCCESS:
+            self._answers = result is SpanExportResult.SUCCESS
+            if self._answers:
                 self._sent += len(batch)
             else:
                 self._failed += len(batch)

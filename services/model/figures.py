@@ -96,7 +96,9 @@ class FiguresCollector(Collector):
             labels=labels,
         )
         for target, several in self._by_target().items():
-            took = {status: Distribution(SECONDS) for one in several for status in one.durations}
+            took = {
+                status: Distribution(SECONDS) for one in several for status in list(one.durations)
+            }
             for one in several:
                 for status, distribution in list(one.durations.items()):
                     took[status] += distribution

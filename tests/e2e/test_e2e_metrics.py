@@ -1,6 +1,7 @@
 """Metrics of every service, in both topologies: there, bounded, and without a secret."""
 
 import asyncio
+from typing import Any
 
 import httpx
 import pytest
@@ -66,7 +67,7 @@ async def test_what_callers_make_up_never_becomes_a_label(suite: RunningSuite) -
         async with http(suite, key=f"wv-{MADE_UP}-0123456789") as client:
             (await client.get("/v1/whoami")).raise_for_status()
     native = channel(suite, suite.addresses["gateway"])
-    method = native.unary_unary(f"/weaver.gateway.v1.GatewayService/{MADE_UP}")
+    method: Any = native.unary_unary(f"/weaver.gateway.v1.GatewayService/{MADE_UP}")
     with pytest.raises(Exception, match="UNIMPLEMENTED"):
         await method(b"", metadata=(("authorization", f"Bearer {suite.api_key}"),))
     await native.close()

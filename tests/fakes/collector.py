@@ -92,10 +92,10 @@ class CollectorFake:
 
 
 def _attributes(items: Any) -> dict[str, Any]:
-    found = {}
+    found: dict[str, Any] = {}
     for item in items:
         kind = item.value.WhichOneof("value")
-        value = getattr(item.value, kind) if kind else None
+        value: Any = getattr(item.value, kind) if kind else None
         if kind == "array_value":
             value = [one.string_value for one in value.values]
         found[item.key] = value
