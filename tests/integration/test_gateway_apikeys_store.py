@@ -225,6 +225,24 @@ async def _refused(one: Gateway, key: str) -> bool:
     return not await one.accepts(key)
 
 
+async def test_a_user_with_the_documented_rights_is_enough(
+    stack: AsyncExitStack, tmp_path: Path
+) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "operations" / "apikeys.md").read_text()
+    commands = page.partition("the commands\n`")[2].partition("`")[0].lower().split()
+    rights = ["on", ">of-keys", "~wvk:*", *(f"+{command}" for command in commands)]
+    with Valkey(tmp_path, "--appendonly", "yes", "--dir", str(tmp_path)) as valkey:
+        connection = await open_connection(Address(unix_socket=valkey.socket), timeout_s=1)
+        assert await connection.exchange([("ACL", "SETUSER", "weaver", *rights)]) == [b"OK"]
+        connection.close("done")
+        one = await gateway(stack, f"unix://weaver:of-keys@{valkey.socket}")
+        made = await one.create()
+        assert await one.accepts(made.text)
+        await one.disable(made.id)
+        await until(lambda: _refused(one, made.text))
+        assert [key.id for key in (await one.admin.page(Filter(), 0, 9))[0]] == [made.id]
+
+
 async def test_pages_go_through_every_key_once(stack: AsyncExitStack, valkey: Valkey) -> None:
     one = await gateway(stack, f"unix://{valkey.socket}")
     made = {(await one.create()).id for _ in range(7)}
