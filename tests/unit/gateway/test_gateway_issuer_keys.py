@@ -6,6 +6,8 @@ from typing import Any
 import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from hypothesis import given
+from hypothesis import strategies as st
 
 from services.common.clock import SystemClock
 from services.common.errors import Unauthenticated, Unavailable
@@ -352,3 +354,23 @@ def test_two_keys_with_one_id_are_both_tried() -> None:
     assert len(ring.candidates("a", "RS256")) == 2
     assert len(ring.candidates("a", "ES256")) == 1
     assert not ring.candidates("a", "EdDSA")
+
+
+@given(
+    st.lists(
+        st.dictionaries(
+            st.sampled_from(["kty", "crv", "kid", "alg", "use", "key_ops", "n", "e", "x", "y"]),
+            st.none()
+            | st.integers()
+            | st.sampled_from(["RSA", "EC", "OKP", "P-256", "Ed25519", "sig", "AQAB", "verify"])
+            | st.text(max_size=6)
+            | st.lists(st.text(max_size=4), max_size=2),
+        ),
+        max_size=3,
+    )
+)
+def test_no_set_of_keys_is_anything_but_read_or_refused(listed: list[dict[str, Any]]) -> None:
+    good = jwk(RSA_KEY, kid="good")
+    keys, problems = read_jwks({"keys": [*listed, good]})
+    assert len(keys) + len(problems) == len(listed) + 1
+    assert keys[-1].id == "good"

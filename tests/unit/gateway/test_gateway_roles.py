@@ -271,3 +271,15 @@ def test_no_pattern_takes_long() -> None:
     start = time.perf_counter()
     assert not matches(["*a" * 100 + "b"], "a" * 10_000)
     assert time.perf_counter() - start < 0.5
+
+
+@given(
+    st.binary(max_size=60)
+    | st.text(alphabet="version: 1\nroles{}[]*&!-'\"#|>,?", max_size=60).map(str.encode)
+)
+def test_no_file_is_anything_but_roles_or_refused(text: bytes) -> None:
+    try:
+        policy_ = parse(text)
+    except RolesError:
+        return
+    assert policy_.roles

@@ -55,7 +55,7 @@ def test_production_believes_an_issuer_over_https(monkeypatch: pytest.MonkeyPatc
         ("WEAVER_JWT_JWKS_URL", "https://"),
         ("WEAVER_JWT_JWKS_URL", "https://[bad"),
         ("WEAVER_JWT_JWKS_URL", "https://host:port/"),
-        ("WEAVER_JWT_JWKS_URL", "https://user:secret@id.example.com/"),
+        ("WEAVER_JWT_JWKS_URL", "https://user:secret@id.example.com/"),  # pragma: allowlist secret
         ("WEAVER_JWT_JWKS_URL", "https://id.example.com/#x"),
         ("WEAVER_JWT_AUDIENCE", ""),
         ("WEAVER_JWT_ALGORITHMS", "HS256"),
