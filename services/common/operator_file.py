@@ -55,6 +55,11 @@ def parse(text: bytes, shape: type[Shape]) -> Shape:
         raise OperatorFileError(" ".join(str(error).split())) from None
     except msgspec.ValidationError as error:
         raise OperatorFileError(str(error).replace("`$", "`").replace("`.", "`")) from None
+    except (ValueError, AttributeError) as error:
+        # What YAML's own readers of dates and numbers raise.
+        said = "it is no date" if isinstance(error, AttributeError) else str(error)
+        msg = f"a value cannot be read: {said[:200]}"
+        raise OperatorFileError(msg) from None
 
 
 class _Loader(yaml.SafeLoader):

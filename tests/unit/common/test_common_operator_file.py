@@ -23,6 +23,11 @@ def test_a_good_file_has_its_shape() -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
+        (b"size: 2001-99-99\n", "a value cannot be read: month must be in 1..12"),
+        (b"size: !!int x\n", "a value cannot be read"),
+        (b"size: !!timestamp x\n", "a value cannot be read: it is no date"),
+        (b"size: 0x_\n", "a value cannot be read"),
+        (b"size: " + b"9" * 5000, "a value cannot be read"),
         (b"size: 1\nsize: 2\n", "line 1: 'size' stands twice"),
         (b"sise: 1\n", "unknown field `sise`"),
         (b"size: many\n", "`size`"),
