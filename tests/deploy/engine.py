@@ -88,7 +88,7 @@ class Engine:
         """Run podman-compose with the trial's variables."""
         file = PLACE / "env"
         file.write_text("".join(f"{name}={value}\n" for name, value in self.variables.items()))
-        command = [self._tool("podman-compose"), "-p", PROJECT, "--env-file", file]
+        command = [str(self._tool("podman-compose")), "-p", PROJECT, "--env-file", str(file)]
         command += ["-f", "deploy/compose/compose.yaml", "-f", "tests/deploy/compose.trial.yaml"]
         return self.run(*command, "--profile", "production", *arguments, timeout_s=400).stdout
 

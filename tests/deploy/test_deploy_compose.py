@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import jwt
@@ -127,15 +128,12 @@ def test_only_envoy_publishes_a_port(engine: Engine) -> None:
 
 def test_the_official_client_is_answered_whole_and_streamed(engine: Engine) -> None:
     trust = ssl.create_default_context(cafile=str(CA))
-    with httpx.Client(verify=trust) as transport:
+    question: Any = CALL["messages"]
+    with openai.DefaultHttpxClient(verify=trust) as transport:
         vendor = openai.OpenAI(base_url=f"{URL}/v1", api_key=token("user"), http_client=transport)
-        whole = vendor.chat.completions.create(model="gpt-4", messages=CALL["messages"])  # type: ignore[call-overload]
+        whole = vendor.chat.completions.create(model="gpt-4", messages=question)
         assert whole.choices[0].message.content == "All is well."
-        chunks = vendor.chat.completions.create(
-            model="gpt-4",
-            messages=CALL["messages"],
-            stream=True,  # type: ignore[call-overload]
-        )
+        chunks: Any = vendor.chat.completions.create(model="gpt-4", messages=question, stream=True)
         text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
     assert text == "All is well."
 

@@ -22,7 +22,7 @@ Manifest = dict[str, Any]
 def render(overlay: str) -> tuple[Manifest, ...]:
     """Return the manifests of an overlay."""
     directory = ROOT / "deploy" / "kubernetes" / "overlays" / overlay
-    command = [kubectl.find(), "kustomize", directory]
+    command = [str(kubectl.find()), "kustomize", str(directory)]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     assert "deprecated" not in result.stderr.lower(), result.stderr
