@@ -22,6 +22,7 @@ LEAST_RSA_BITS: Final = 2048
 MOST_RSA_BITS: Final = 8192
 LEAST_RSA_EXPONENT: Final = 65537
 MOST_RSA_EXPONENT: Final = 2**32
+MOST_PEM_BYTES: Final = 32 * 1024
 _P256_BYTES: Final = 32
 _PEM: Final = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----.*?-----END \1-----", re.DOTALL)
 _HASHES: Final[Mapping[str, hashes.HashAlgorithm]] = {
@@ -73,7 +74,7 @@ def from_pem(text: bytes, key_id: str = "") -> tuple[VerificationKey, ...]:
     Raises:
         KeyRefused: there is none, or something that is none.
     """
-    if b"\0" in text:
+    if b"\0" in text or len(text) > MOST_PEM_BYTES:
         msg = "is no PEM text"
         raise KeyRefused(msg)
     blocks = list(_PEM.finditer(text))

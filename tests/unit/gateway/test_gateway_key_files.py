@@ -72,6 +72,7 @@ def test_a_file_is_a_set_or_keys_without_names(tmp_path: Path) -> None:
         (public_pem(ec.generate_private_key(ec.SECP384R1())), "neither an RSA key"),
         (public_pem(ed448.Ed448PrivateKey.generate()), "neither an RSA key"),
         (b"\0" * 10, "no PEM"),
+        (b"-----BEGIN PUBLIC KEY-----\n" * 30_000, "no PEM"),
         (b'{"keys":[]}', "no key that can verify"),
         (b'{"keys":', "malformed"),
         (b"[]", "holds no public key"),
