@@ -8,7 +8,7 @@ somebody guesses, the store sees one read at a time. What was refused is remembe
 """
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, cast
 
 import msgspec
 
@@ -19,13 +19,12 @@ from services.gateway.apikeys import text
 from services.gateway.apikeys.key import ApiKey
 from services.gateway.apikeys.ports import KeyStore, KeysUnavailable, Observer
 from services.gateway.apikeys.seen import Seen
-from services.gateway.principal import Principal
+from services.gateway.principal import Grant, Principal
 
 READ_AT_ONCE: Final = 512
 MOST_WAITING: Final = 4_096
 REFUSED_FOR_S: Final = 30.0
 MOST_REFUSED: Final = 10_000
-FOREVER: Final = float("inf")
 NOT_VALID: Final = "The API key or token is not valid here."
 
 
@@ -59,7 +58,7 @@ class KeyCache:
         self._observer = observer
         self._clock = clock
         self._store = store
-        self._known: dict[bytes, tuple[float, Principal]] = {}
+        self._known: dict[bytes, Principal] = {}
         self._refused: dict[bytes, _Refused] = {}
         self._reads: Batcher[str, ApiKey | None] = Batcher(
             self._read, max_batch=READ_AT_ONCE, max_pending=MOST_WAITING
@@ -73,9 +72,10 @@ class KeyCache:
     def known(self, digest: bytes) -> Principal | None:
         """Return whose key this is, if that is at hand; the look-up is by digest."""
         found = self._known.get(digest)
-        if found is not None and self._clock.time() < found[0]:
-            return found[1]
-        return None
+        if found is None:
+            return None
+        ends = cast("Grant", found.grant).expires
+        return found if not ends or self._clock.time() < ends else None
 
     def forget_all(self) -> None:
         """Ask again about every key."""
@@ -138,7 +138,7 @@ class KeyCache:
         principal = key.principal(secret)
         if len(self._known) >= self._seen.most:
             del self._known[next(iter(self._known))]
-        self._known[digest] = (key.until(secret) or FOREVER, principal)
+        self._known[digest] = principal
         self._observer.looked_up("found")
         return principal
 
