@@ -19,7 +19,7 @@ from services.gateway.apikeys.documents import document, limits_document, writte
 from services.gateway.apikeys.ports import Observer, Written
 from services.gateway.apikeys.wiring import ManagedKeys
 from services.gateway.authorization import Scope
-from services.gateway.calls import Ask, Surface
+from services.gateway.calls import Ask, Surface, without_model
 from services.gateway.pipeline import Pipeline
 from services.gateway.principal import OwnLimits, Principal
 from services.gateway.servicer import JSON, ShapedErrors
@@ -40,12 +40,8 @@ _SHOWN: Final = 512
 Facts = dict[str, str]
 
 
-def _no_model(body: bytes, _: int) -> Ask:
-    return Ask("", body, stream=False, input_tokens=0, output_tokens=0)
-
-
 def _surface(action: str, scope: Scope) -> Surface:
-    return Surface(f"admin.api_keys.{action}", scope, _no_model)
+    return Surface(f"admin.api_keys.{action}", scope, without_model)
 
 
 CREATE: Final = _surface("create", Scope.ADMIN)
@@ -244,7 +240,7 @@ class ApiKeyMethods:
         def read(body: bytes, most: int) -> Ask:
             _ = self._managed
             plan()
-            return _no_model(body, most)
+            return without_model(body)
 
         facts: Callable[[], Mapping[str, str]] | None = None
         if surface.scope is Scope.ADMIN:

@@ -11,7 +11,7 @@ from services.common.errors import PermissionDenied
 from services.gateway import audit_reader, http
 from services.gateway.audit_client import AuditClient, principal_message, timestamp
 from services.gateway.authorization import Scope
-from services.gateway.calls import Ask, Surface
+from services.gateway.calls import Surface, without_model
 from services.gateway.pipeline import Pipeline
 from services.gateway.principal import Principal
 from services.gateway.roles import Reach
@@ -33,16 +33,12 @@ READ_OF_OTHERS: Final[dict[str, tuple[Kind, ...]]] = {
 """What WEAVER_AUDIT_AUDITOR_READS lets anybody read of others, whatever their roles."""
 
 
-def _no_model(body: bytes, _: int) -> Ask:
-    return Ask("", body, stream=False, input_tokens=0, output_tokens=0)
-
-
-RECORDS = Surface("audit.records", Scope.AUDIT_OWN, _no_model)
-RECEIPT = Surface("audit.receipt", Scope.AUDIT_OWN, _no_model)
-COMMITMENT_KEY = Surface("audit.commitment_key", Scope.AUDIT_KEYS, _no_model)
-TEXTS = Surface("audit.texts", Scope.AUDIT_TEXTS, _no_model)
-PROOF = Surface("audit.proof", Scope.AUDIT_OWN, _no_model)
-TILE = Surface("audit.tile", Scope.AUDIT_ALL, _no_model)
+RECORDS = Surface("audit.records", Scope.AUDIT_OWN, without_model)
+RECEIPT = Surface("audit.receipt", Scope.AUDIT_OWN, without_model)
+COMMITMENT_KEY = Surface("audit.commitment_key", Scope.AUDIT_KEYS, without_model)
+TEXTS = Surface("audit.texts", Scope.AUDIT_TEXTS, without_model)
+PROOF = Surface("audit.proof", Scope.AUDIT_OWN, without_model)
+TILE = Surface("audit.tile", Scope.AUDIT_ALL, without_model)
 
 
 class Reading(NamedTuple):

@@ -59,6 +59,11 @@ class Ask(msgspec.Struct, frozen=True):
         return 0 if model is None else model.cost_micros(self.input_tokens, self.output_tokens)
 
 
+def without_model(body: bytes, _: int = 0) -> Ask:
+    """Return what a request asks that calls no model."""
+    return Ask("", body, stream=False, input_tokens=0, output_tokens=0)
+
+
 class Surface(msgspec.Struct, frozen=True):
     """One way in for requests that are recorded.
 
