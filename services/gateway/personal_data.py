@@ -53,6 +53,9 @@ class Find(NamedTuple):
     since: int
 
 
+_GOES_ON: Final = frozenset((b":", b"@", b"_", b"%"))
+
+
 class _Span(NamedTuple):
     type: str
     start: int
@@ -94,12 +97,18 @@ def _iban(data: bytes, start: int, end: int) -> tuple[_Span, ...] | None:
 
 
 def _number(data: bytes, start: int, end: int) -> tuple[_Span, ...]:
-    found = parts(data[start:end], data[start - 1 : start] if start else b"", data[end : end + 1])
-    # The last span says that nothing more is to be looked for in the run.
-    return (
-        *(_Span(kind, start + first, start + last) for kind, first, last in found),
-        _Span("", end, end),
-    )
+    run, after = data[start:end], data[end : end + 1]
+    spans = [
+        _Span(kind, start + first, start + last)
+        for kind, first, last in parts(run, data[start - 1 : start] if start else b"", after)
+    ]
+    # The last span says that nothing more is to be looked for in the run; but its last group may
+    # begin something else, such as an address.
+    if after.isalnum() or after in _GOES_ON:
+        last = start + len(run.rstrip(b"0123456789"))
+        if last > (spans[-1].end if spans else start):
+            end = last
+    return (*spans, _Span("", end, end))
 
 
 def _address6(text: bytes) -> bool:

@@ -1,6 +1,7 @@
 """Texts that come in pieces, redacted across the borders of the pieces."""
 
 import re
+import string
 from typing import Final
 
 import re2
@@ -15,6 +16,8 @@ LONGEST_SECRET: Final = 8192
 _LONG_TYPES: Final = frozenset(("TOKEN", "PRIVATE_KEY"))
 # What digits in groups consist of, separators and digits of other scripts included.
 _RUN: Final = b"0123456789 ().-/+\t\n\r\x01\xc2\xd9\xdb\xe2\xef\xf0" + bytes(range(0x80, 0xC0))
+_LETTERS: Final = (string.ascii_letters + string.digits + "_").encode()
+_DIGITS: Final = frozenset(b"0123456789")
 _DIGIT: Final = re.compile(rb"[+(]*+(?:[0-9]|\xef\xbc|\xd9|\xdb|\xf0\x9d)")
 # Letters of scripts without spaces between words end a word: no detector knows them.
 _OTHER_LETTER: Final = re.compile(rb"[\xe3-\xed][\x80-\xbf]{2}")
@@ -22,13 +25,14 @@ _WINDOW: Final = 128
 _FIRST_WORDS: Final = b"|".join(
     sorted({name.partition(b" ")[0] for name in NAMES.split(b"|") if b" " in name})
 )
-# What a match over several words can begin with and not yet be complete: an IBAN, a number or a
-# secret after its name, the lines of a passport.
+# What a match over several words can begin with and not yet be complete: an IBAN, a British
+# number, a number or a secret after its name, the lines of a passport.
 _UNFINISHED: Final = re2.compile(
     rb"(?:(?i:\b[A-Z]{2}[0-9]{2}[A-Z0-9 -]{0,60})"
-    rb"|(?i:%b)[^0-9@\x22\n]{0,%d}(?:[A-Z0-9][A-Z0-9 ./-]{0,24})?"
-    rb"|(?i:%b) \S{0,16}"
-    rb"|(?i:%b)[\\\x22' ]{0,6}[=:]?[\\\x22' ]{0,6}\S*"
+    rb"|\b[A-Z]{2} ?(?:[0-9]{2} ?){0,3}[0-9]?"
+    rb"|\b(?i:%b)[^0-9@\x22\n]{0,%d}(?:[A-Z0-9][A-Z0-9 ./-]{0,24})?"
+    rb"|\b(?i:%b) \S{0,16}"
+    rb"|\b(?i:%b)[\\\x22' ]{0,6}[=:]?[\\\x22' ]{0,6}\S*"
     rb"|P[A-Z<][A-Z]{3}[A-Z<]*\s*[A-Z0-9<]*)\z" % (NAMES, WIDEST_GAP, _FIRST_WORDS, SECRET_NAMES),
     latin_1(),
 )
@@ -93,15 +97,27 @@ def _cut(raw: bytes) -> int:
     """Return up to where a text can be released."""
     size = len(raw)
     cut = max(size - _last_word(raw), size - LONGEST_MATCH, 0)
-    outer = raw.rstrip(_RUN)
-    if len(outer) < cut:
-        digit = _DIGIT.search(raw, max(len(outer), size - LONGEST_MATCH))
-        cut = cut if digit is None else min(cut, digit.start())
+    cut = min(cut, _run(raw, size))
+    if cut < size and raw[cut] in _DIGITS:
+        cut = min(cut, _run(raw, cut))
     several = _UNFINISHED.search(raw, max(0, size - _WINDOW))
     if several is not None:
         cut = min(cut, several.start())
     cut = min(cut, _long(raw))
     return _whole(raw, cut) if 0 < cut < size else cut
+
+
+def _run(raw: bytes, end: int) -> int:
+    """Return where the digits in groups begin that a text has before a place; it for none.
+
+    With the separators before them, since a number behind a point is none of its own, and likewise
+    with the letters right before.
+    """
+    outer = raw[:end].rstrip(_RUN)
+    if len(outer) == end:
+        return end
+    begun = max(len(outer.rstrip(_LETTERS)), end - LONGEST_MATCH)
+    return begun if _DIGIT.search(raw, len(outer), end) else end
 
 
 def _last_word(raw: bytes) -> int:
