@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import sys
 import timeit
 
 import pytest
@@ -12,7 +13,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from services.common.clock import SystemClock
 from services.common.errors import ResourceExhausted, Unauthenticated, Unavailable, WeaverError
 from services.gateway.admission import FEWEST_IN_FRONT, SHOWN_S, Capacity, Door, Place
-from services.gateway.admission_metrics import AdmissionMetrics
+from services.gateway.admission_metrics import AdmissionMetrics, SheddingLog
 from services.gateway.calls import WholeResponse
 from services.gateway.events import EventType
 from services.gateway.principal import Principal
@@ -233,7 +234,16 @@ def test_a_call_is_let_in_and_out_in_under_5_microseconds() -> None:
         place.pass_on(1e12)
         place.leave()
 
-    assert min(timeit.repeat(one, number=2000, repeat=10)) / 2000 < 5e-6
+    traced = sys.gettrace() is not None  # coverage takes many times as long
+    assert min(timeit.repeat(one, number=2000, repeat=10)) / 2000 < (5e-4 if traced else 5e-6)
+
+
+def test_the_log_says_that_load_is_shed(capsys: pytest.CaptureFixture[str]) -> None:
+    full = Door(Capacity(calls=1), StillClock(), witness=SheddingLog())
+    for principal in (A, B, C):
+        with contextlib.suppress(Unavailable):
+            full.enter(principal, 0)
+    assert capsys.readouterr().out.count("load is shed") == 1
 
 
 async def test_a_shed_call_reserves_nothing_and_is_counted_once() -> None:

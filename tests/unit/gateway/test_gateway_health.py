@@ -1,5 +1,6 @@
 """What `/health` tells strangers, probes and administrators."""
 
+import asyncio
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 from services.common.errors import NotFound, Unavailable
 from services.gateway.admission import Capacity, Door
 from services.gateway.dependencies import Dependencies
+from services.gateway.events import Event, EventType
 from services.gateway.health import HealthReport
 from services.gateway.principal import Principal
 from services.gateway.recorder import Recorder
@@ -49,10 +51,13 @@ class Scene:
         self.model, self.process = Neighbour(), Process()
         self.door = Door(Capacity(calls=1), clock)
         self.dependencies = Dependencies({"model": self.model}, Changes(), clock)
-        recorder = Recorder(FakeLog(), FakeObserver(), instance="g", clock=clock, patience_s=0.0)
+        self.log = FakeLog()
+        self.recorder = Recorder(
+            self.log, FakeObserver(), instance="g", clock=clock, patience_s=0.0
+        )
         self.report = HealthReport(
             self.dependencies,
-            recorder,
+            self.recorder,
             lambda: {"audit_on_failure": "allow"},
             self.process,
             self.door,
@@ -128,6 +133,18 @@ async def test_the_error_names_no_more_than_the_report() -> None:
     scene.model.parts = {"": False, "provider:openai": False}
     await scene.ask()
     assert scene.report.error().message == "Not ready: model."
+
+
+async def test_a_log_that_takes_nothing_is_down_whatever_the_service_says() -> None:
+    scene = Scene()
+    scene.log.errors += [Unavailable("away")] * 3
+    scene.recorder.submit(Event(EventType.SERVICE_STARTED, 0.0))
+    while scene.recorder.stall is None:
+        await asyncio.sleep(0)
+    body, good = await scene.ask()
+    assert (body["dependencies"]["audit"], good) == ("down", False)
+    await scene.recorder.close(5.0)
+    assert (await scene.ask())[1] is True
 
 
 async def test_there_is_no_other_probe() -> None:
