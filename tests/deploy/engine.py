@@ -96,12 +96,13 @@ class Engine:
         """End everything that the trial started, and forget its volumes."""
         names = self.names()
         if names:
-            self.run("podman", "rm", "-f", "-t", "5", *names, check=False)
+            # Some of them wait for others, which Podman will not remove alone.
+            self.run("podman", "rm", "-f", "-v", "--depend", "-t", "5", *names, check=False)
         for kind in ("volume", "network"):
             listed = self.run("podman", kind, "ls", "-q", check=False).stdout.split()
             ours = [name for name in listed if name.startswith(PROJECT)]
             if ours:
-                self.run("podman", kind, "rm", *ours, check=False)
+                self.run("podman", kind, "rm", *ours)
 
     def names(self, service: str = "") -> list[str]:
         """Return the containers of the trial, of one service or of all."""
