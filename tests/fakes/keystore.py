@@ -21,6 +21,7 @@ class MemoryKeys:
         self.claimed: set[tuple[str, int]] = set()
         self.gate = asyncio.Event()
         self.gate.set()
+        self.claims_fail = 0
         self.races = 0
         """How many writes somebody else is faster than."""
         self._revision = 1_000
@@ -77,6 +78,10 @@ class MemoryKeys:
         return Page(tuple(keys[start : start + size]), more)
 
     async def claim(self, key: ApiKey) -> bool:
+        if self.claims_fail:
+            self.claims_fail -= 1
+            msg = "gone"
+            raise KeysUnavailable(msg)
         fresh = (key.id, key.version) not in self.claimed
         self.claimed.add((key.id, key.version))
         return fresh

@@ -243,6 +243,23 @@ async def test_a_user_with_the_documented_rights_is_enough(
         assert [key.id for key in (await one.admin.page(Filter(), 0, 9))[0]] == [made.id]
 
 
+async def test_a_store_that_became_a_replica_is_left_for_whoever_is_the_master(
+    stack: AsyncExitStack, valkey: Valkey
+) -> None:
+    one = await gateway(stack, f"unix://{valkey.socket}")
+    made = await one.create()
+    connection = await open_connection(Address(unix_socket=valkey.socket), timeout_s=1)
+    stack.callback(connection.close, "done")
+    await connection.exchange([("REPLICAOF", "127.0.0.1", 1)])
+    with pytest.raises(Unavailable, match="replica"):
+        await one.disable(made.id)
+    await until(lambda: not one.health.snapshot()["api_key_store"][0])
+    assert await one.accepts(made.text)
+    await connection.exchange([("REPLICAOF", "NO", "ONE")])
+    await until(lambda: one.health.snapshot()["api_key_store"][0])
+    await one.disable(made.id)
+
+
 async def test_pages_go_through_every_key_once(stack: AsyncExitStack, valkey: Valkey) -> None:
     one = await gateway(stack, f"unix://{valkey.socket}")
     made = {(await one.create()).id for _ in range(7)}

@@ -4,6 +4,7 @@ import asyncio
 import os
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 from services.cli.apikeys.options import Document, who
@@ -117,7 +118,8 @@ def open_store_door() -> Iterator[StoreDoor]:
         SettingsError: a setting is bad, or nobody says where the store is.
         Unavailable: the store cannot be reached.
     """
-    settings = load(ApiKeySettings, **_of_weaver_up())
+    # What production asks of a gateway, such as certificates, is not asked of who visits its store.
+    settings = load(ApiKeySettings, environment="development", **_of_weaver_up())
     if not settings.manages_api_keys:
         msg = "REDIS_HOST: say where the store of API keys is, here or in WEAVER_API_KEY_STORE."
         raise SettingsError(msg)
@@ -170,6 +172,6 @@ def _of_weaver_up() -> dict[str, Any]:
     named = ("WEAVER_API_KEY_STORE", "WEAVER_API_KEY_STORE_FILE", "REDIS_HOST", "REDIS_SENTINELS")
     if any(name in os.environ for name in (*named, "REDIS_UNIX_SOCKET")):
         return {}
-    state = load(ApiKeySettings).state_dir
+    state = Path(os.environ.get("WEAVER_STATE_DIR", ".weaver"))
     socket = RunDirectory(state).sockets / "valkey.sock"
     return {"redis_unix_socket": socket} if socket.exists() else {}

@@ -129,9 +129,9 @@ class Follower:
             key = self._seen.key(id_)
             if key is None or not key.past_gateway or (id_, key.version) in self._told:
                 continue
-            if len(self._told) >= AT_ONCE:
-                self._told.clear()
-            self._told.add((id_, key.version))
             lately = self._clock.time() - key.changed < TOLD_WITHIN_S
             if lately and await self._store.claim(key):
                 self._observer.changed_elsewhere(key)
+            if len(self._told) >= AT_ONCE:
+                self._told.clear()
+            self._told.add((id_, key.version))

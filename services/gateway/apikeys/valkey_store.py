@@ -105,7 +105,7 @@ class ValkeyStore:
         """Change a key, and wait for a replica and for the disk."""
         connection = await self._open()
         try:
-            replicas, persistent = await _standing(connection)
+            replicas, persistent = await self._standing(connection)
             done, version = cast(
                 "list[int]", (await _exchange(connection, _write(key, expected, floor + 1)))[0]
             )
@@ -151,6 +151,20 @@ class ValkeyStore:
         (reply,) = await self._ask(("SET", name, "", "NX", "EX", CLAIMED_S))
         return reply is not None
 
+    async def _standing(self, connection: Connection) -> tuple[int, bool]:
+        """Return how many replicas the store has, and whether it writes an append-only file."""
+        replies = await _exchange(connection, ("INFO", "replication"), ("INFO", "persistence"))
+        text = b"".join(reply for reply in replies if isinstance(reply, bytes)).decode()
+        fields = dict(line.split(":", 1) for line in text.split("\r\n") if ":" in line)
+        if fields.get("role") != "master":
+            if self._link.connection is not None:
+                # It was the master when we came; another one may be found by now.
+                self._link.connection.close("the store is a replica now")
+            msg = "the store is a replica, and takes no changes"
+            raise KeysUnavailable(msg)
+        online = [name for name in fields if name.startswith("slave") and "online" in fields[name]]
+        return len(online), fields.get("aof_enabled") == "1"
+
     async def _ask(self, *commands: Command) -> list[object]:
         connection = self._link.connection
         if connection is None:
@@ -181,18 +195,6 @@ async def _exchange(connection: Connection, *commands: Command) -> list[object]:
     except StoreUnavailable as error:
         raise KeysUnavailable(str(error)) from error
     return replies
-
-
-async def _standing(connection: Connection) -> tuple[int, bool]:
-    """Return how many replicas a store has, and whether it writes an append-only file."""
-    replies = await _exchange(connection, ("INFO", "replication"), ("INFO", "persistence"))
-    text = b"".join(reply for reply in replies if isinstance(reply, bytes)).decode()
-    fields = dict(line.split(":", 1) for line in text.split("\r\n") if ":" in line)
-    if fields.get("role") != "master":
-        msg = "the store is a replica, and takes no changes"
-        raise KeysUnavailable(msg)
-    online = [name for name in fields if name.startswith("slave") and "online" in fields[name]]
-    return len(online), fields.get("aof_enabled") == "1"
 
 
 async def _prepare(connection: Connection, _: Address) -> None:

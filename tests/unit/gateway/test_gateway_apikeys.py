@@ -389,6 +389,7 @@ async def test_a_change_past_the_gateways_is_told_once(
     second = other()
     outside = Administration(store, Seen(10), gateway.follower.give_back, clock, past_gateway=True)
     await outside.create(text.make(), ORDER, "user@host")
+    store.claims_fail = 1
     for one in (gateway, second, gateway):
         await one.follower.look()
     told: list[ApiKey] = gateway.observer.elsewhere + second.observer.elsewhere
