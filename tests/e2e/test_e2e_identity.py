@@ -15,7 +15,12 @@ from typing import Any
 
 import grpc
 import pytest
+from google.api import annotations_pb2
+from google.protobuf.descriptor_pool import Default
 
+from services.gateway.access import ACCESS, Open
+from services.gateway.authorization import Scope
+from services.gateway.wiring import SERVICES
 from tests.e2e.clients import channel, chat, http
 from tests.e2e.conftest import RunningSuite
 from tests.fakes.forgeries import ATTACKS
@@ -263,6 +268,36 @@ async def test_a_role_opens_its_surfaces_and_models_and_no_other(
     assert await code(stub.Generate(request, metadata=mine, timeout=10)) == "PERMISSION_DENIED"
     policies = admin.GetPolicies(admin_pb.GetPoliciesRequest(), metadata=mine, timeout=10)
     assert await code(policies) == "PERMISSION_DENIED"
+
+
+def every_path() -> list[tuple[str, str, Scope | Open]]:
+    """Return each HTTP route of the contracts: method, path, and what it needs."""
+    found = []
+    for service in SERVICES:
+        for method in Default().FindServiceByName(service).methods:
+            rule = method.GetOptions().Extensions[annotations_pb2.http]
+            for binding in (rule, *rule.additional_bindings):
+                verb = binding.WhichOneof("pattern")
+                if verb is not None:
+                    path = re.sub(r"\{[^}]*\}", "1", getattr(binding, verb))
+                    found.append((verb.upper(), path, ACCESS[method.full_name]))
+    return found
+
+
+async def test_every_path_keeps_out_who_may_not(guarded: Guarded) -> None:
+    """Promise: each path is enforced by the one page of who may call what."""
+    paths = every_path()
+    assert len(paths) > 25
+    async with http(guarded.suite, key=guarded.token("unheard-of")) as client:
+        for verb, path, needs in paths:
+            body: dict[str, Any] = {} if verb in {"GET", "DELETE"} else {"json": {"model": "x"}}
+            answer = await client.request(verb, path, **body)
+            if isinstance(needs, Scope):
+                assert answer.status_code == 403, (verb, path, answer.text)
+            nobody = {"authorization": "Bearer guess"}
+            answer = await client.request(verb, path, headers=nobody, **body)
+            if needs is not Open.ANYONE:
+                assert answer.status_code == 401, (verb, path, answer.text)
 
 
 async def test_roles_are_followed_and_a_bad_file_keeps_them_and_shows(guarded: Guarded) -> None:
