@@ -8,7 +8,7 @@ VERSION ?= $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 REGISTRY ?= localhost
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-alerts test-faults metrics-doc check bench bench-audit bench-model generate fmt lock stubs images deploy-test sbom audit clean
+.PHONY: help run test test-alerts test-faults metrics-doc check bench bench-audit bench-model bench-privacy fuzz generate fmt lock stubs images deploy-test sbom audit clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,6 +50,13 @@ bench-audit: $(VENV)/.dev ## Measure the audit log and print a table
 
 bench-model: $(VENV)/.dev ## Measure the model service alone
 	@$(BIN)/python -m bench.model
+
+bench-privacy: $(VENV)/.dev ## Measure what detectors of personal data find, miss and cost
+	@$(BIN)/python -m bench.personal_data
+
+fuzz: $(VENV)/.dev ## Fuzz what reads clients' bytes, with atheris (SECONDS=60 each)
+	@$(PIP) install -q atheris
+	@for target in bodies redaction events urls; do $(BIN)/python tools/fuzz.py $$target $(or $(SECONDS),60) || exit 1; done
 
 generate: $(VENV)/.dev ## Write gen/ and the generated documents anew
 	@$(BIN)/python tools/generate.py && $(BIN)/python tools/settings_doc.py && $(BIN)/python tools/alerts_page.py
