@@ -31,6 +31,7 @@ from prometheus_client.samples import Sample
 
 from services.common.otlp import endpoint, metric_exporter, resource
 from services.common.settings import CommonSettings
+from services.common.span_queue import LAST_WORDS_S, PATIENCE_S
 from services.common.telemetry import bounded
 
 _NANOS: Final = 1_000_000_000
@@ -61,14 +62,17 @@ class MetricsPush:
         self._every_s = every_s
         self._started = time.time_ns()
         self._answers = True
+        self._sending_since: float | None = None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="metrics-push", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
         """Send once more, and end; blocks as long as that takes, if the collector answered."""
+        since = self._sending_since
+        hangs = since is not None and time.monotonic() - since > PATIENCE_S
         self._stop.set()
-        self._thread.join(None if self._answers else 0.0)
+        self._thread.join(LAST_WORDS_S if self._answers and not hangs else 0.0)
         self._exporter.shutdown()
 
     def _run(self) -> None:
@@ -83,7 +87,9 @@ class MetricsPush:
             [ResourceMetrics(self._resource, [ScopeMetrics(scope, metrics, "")], "")]
         )
         # Whatever goes wrong is the exporter's to log; the next time brings the sums again.
+        self._sending_since = time.monotonic()
         self._answers = self._exporter.export(data) is MetricExportResult.SUCCESS
+        self._sending_since = None
 
 
 def start_push(

@@ -18,6 +18,7 @@ from prometheus_client.registry import Collector
 BATCH = 512
 DELAY_S = 2.0
 LAST_WORDS_S = 3.0
+PATIENCE_S = 1.0
 
 
 class SpanQueue(SpanProcessor, Collector):
@@ -37,6 +38,7 @@ class SpanQueue(SpanProcessor, Collector):
         self._spans: deque[ReadableSpan] = deque()
         self._sent = self._failed = self._dropped = 0
         self._answers = True
+        self._sending_since: float | None = None
         self._wake = threading.Event()
         self._end: float | None = None
         self._thread = threading.Thread(target=self._run, name="telemetry", daemon=True)
@@ -55,9 +57,11 @@ class SpanQueue(SpanProcessor, Collector):
     def shutdown(self) -> None:
         """Send what is left, for a moment at most; blocks for as long.
 
-        Nobody waits for a collector that did not take the last batch.
+        Nobody waits for a collector that did not take the last batch, or is long about this one.
         """
-        left_s = LAST_WORDS_S if self._answers else 0.0
+        since = self._sending_since
+        hangs = since is not None and time.monotonic() - since > PATIENCE_S
+        left_s = LAST_WORDS_S if self._answers and not hangs else 0.0
         self._end = time.monotonic() + left_s
         self._wake.set()
         self._thread.join(left_s)
@@ -93,10 +97,12 @@ class SpanQueue(SpanProcessor, Collector):
     def _send(self) -> None:
         while self._spans and (self._end is None or time.monotonic() < self._end):
             batch = [self._spans.popleft() for _ in range(min(BATCH, len(self._spans)))]
+            self._sending_since = time.monotonic()
             try:
                 result = self._exporter.export(batch)
             except Exception:  # noqa: BLE001 - whatever it is, the next batch may succeed
                 result = SpanExportResult.FAILURE
+            self._sending_since = None
             self._answers = result is SpanExportResult.SUCCESS
             if self._answers:
                 self._sent += len(batch)
