@@ -95,6 +95,7 @@ PRIVATE = [
     "http://[64:ff9b::a00:1]/",
     "http://[2002:7f00:1::]/",
     "http://[fe80::1%25eth0]/",
+    # pragma: allowlist nextline secret
     "http://user:pw@10.0.0.1:80/",
     "http://example.com@169.254.169.254/",
     "http://10.0.0.1#@example.com/",
