@@ -94,10 +94,11 @@ class Engine:
 
     def down(self) -> None:
         """End everything that the trial started, and forget its volumes."""
-        names = self.names()
-        if names:
-            # Some of them wait for others, which Podman will not remove alone.
-            self.run("podman", "rm", "-f", "-v", "--depend", "-t", "5", *names, check=False)
+        # Some wait for others, which Podman removes as well, unless one of them was just ending.
+        tries = 100
+        while (names := self.names()) and tries:
+            self.run("podman", "rm", "-f", "-v", "--depend", "-t", "0", names[0], check=False)
+            tries -= 1
         for kind in ("volume", "network"):
             listed = self.run("podman", kind, "ls", "-q", check=False).stdout.split()
             ours = [name for name in listed if name.startswith(PROJECT)]
