@@ -1,20 +1,20 @@
 """Public keys that verify tokens, each bound to the algorithms that it is for.
 
 The key decides what it can verify, never the token: an RSA key is no secret for an HMAC, and a key
-whose issuer declared one algorithm verifies no other (RFC 8725 §3.1).
+whose issuer declared one algorithm verifies no other (RFC 8725 §3.1). PyJWT does the mathematics;
+what it accepts of a token's form is wider than what `services.gateway.jws` lets through.
 """
 
 import hashlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, Final
 
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
-from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from jwt.algorithms import get_default_algorithms
 
 from services.gateway.jws import MAX_TEXT, decoded
 
@@ -25,16 +25,13 @@ MOST_RSA_EXPONENT: Final = 2**32
 MOST_PEM_BYTES: Final = 32 * 1024
 _P256_BYTES: Final = 32
 _PEM: Final = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----.*?-----END \1-----", re.DOTALL)
-_HASHES: Final[Mapping[str, hashes.HashAlgorithm]] = {
-    "RS256": hashes.SHA256(),
-    "RS384": hashes.SHA384(),
-    "RS512": hashes.SHA512(),
-}
-_RSA: Final = frozenset((*_HASHES, "PS256"))
-_PSS: Final = padding.PSS(padding.MGF1(hashes.SHA256()), padding.PSS.DIGEST_LENGTH)
+_RSA: Final = frozenset(("RS256", "RS384", "RS512", "PS256"))
+_EC: Final = frozenset(("ES256",))
+_OKP: Final = frozenset(("EdDSA",))
+_MATHS: Final = {name: get_default_algorithms()[name] for name in (*_RSA, *_EC, *_OKP)}
 _SECRET_MEMBERS: Final = frozenset(("d", "p", "q", "dp", "dq", "qi", "oth", "k"))
 
-Verify = Callable[[str, bytes, bytes], None]
+PublicKey = rsa.RSAPublicKey | ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey
 
 
 class KeyRefused(Exception):  # noqa: N818 - a verdict
@@ -49,23 +46,19 @@ class VerificationKey:
         id: its `kid`; "" for a key without one.
         algorithms: what it may verify.
         fingerprint: SHA-256 of its SubjectPublicKeyInfo, in hex.
-        verify: raises `InvalidSignature`; takes the algorithm, the signature and the content.
+        key: the key itself.
     """
 
     id: str
     algorithms: frozenset[str]
     fingerprint: str
-    verify: Verify = field(repr=False, compare=False)
+    key: PublicKey = field(repr=False, compare=False)
 
     def verifies(self, algorithm: str, signature: bytes, content: bytes) -> bool:
         """Return whether a signature by this key is over this content."""
-        if algorithm not in self.algorithms:
-            return False
-        try:
-            self.verify(algorithm, signature, content)
-        except InvalidSignature:
-            return False
-        return True
+        return algorithm in self.algorithms and _MATHS[algorithm].verify(
+            content, self.key, signature
+        )
 
 
 def from_pem(text: bytes, key_id: str = "") -> tuple[VerificationKey, ...]:
@@ -114,7 +107,7 @@ def from_jwk(jwk: Mapping[str, Any]) -> VerificationKey:
     if not isinstance(declared, str) or declared not in key.algorithms:
         msg = "its algorithm (`alg`) is not one that is accepted for such a key"
         raise KeyRefused(msg)
-    return VerificationKey(key.id, frozenset((declared,)), key.fingerprint, key.verify)
+    return VerificationKey(key.id, frozenset((declared,)), key.fingerprint, key.key)
 
 
 def _from_block(label: bytes, block: bytes, key_id: str) -> VerificationKey:
@@ -171,44 +164,17 @@ def _bound(key_id: str, key: object) -> VerificationKey:
         if not LEAST_RSA_EXPONENT <= key.public_numbers().e <= MOST_RSA_EXPONENT:
             msg = "is an RSA key whose public exponent is not from 65537 to 2^32"
             raise KeyRefused(msg)
-        return _key(key_id, _RSA, key, partial(_verify_rsa, key))
+        return _key(key_id, _RSA, key)
     if isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, ec.SECP256R1):
-        return _key(key_id, frozenset(("ES256",)), key, partial(_verify_ecdsa, key))
+        return _key(key_id, _EC, key)
     if isinstance(key, ed25519.Ed25519PublicKey):
-        return _key(key_id, frozenset(("EdDSA",)), key, partial(_verify_ed25519, key))
+        return _key(key_id, _OKP, key)
     msg = "is neither an RSA key, nor an EC key on P-256, nor an Ed25519 key"
     raise KeyRefused(msg)
 
 
-def _key(
-    key_id: str,
-    algorithms: frozenset[str],
-    key: rsa.RSAPublicKey | ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey,
-    verify: Verify,
-) -> VerificationKey:
+def _key(key_id: str, algorithms: frozenset[str], key: PublicKey) -> VerificationKey:
     info = key.public_bytes(
         serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
     )
-    return VerificationKey(key_id, algorithms, hashlib.sha256(info).hexdigest(), verify)
-
-
-def _verify_rsa(key: rsa.RSAPublicKey, algorithm: str, signature: bytes, content: bytes) -> None:
-    if algorithm == "PS256":
-        key.verify(signature, content, _PSS, hashes.SHA256())
-    else:
-        key.verify(signature, content, padding.PKCS1v15(), _HASHES[algorithm])
-
-
-def _verify_ecdsa(key: ec.EllipticCurvePublicKey, _: str, signature: bytes, content: bytes) -> None:
-    """Verify R ‖ S (RFC 7518 §3.4); the library refuses 0 and what is not below the order."""
-    if len(signature) != 2 * _P256_BYTES:
-        raise InvalidSignature
-    r, s = signature[:_P256_BYTES], signature[_P256_BYTES:]
-    der = encode_dss_signature(int.from_bytes(r), int.from_bytes(s))
-    key.verify(der, content, ec.ECDSA(hashes.SHA256()))
-
-
-def _verify_ed25519(
-    key: ed25519.Ed25519PublicKey, _: str, signature: bytes, content: bytes
-) -> None:
-    key.verify(signature, content)
+    return VerificationKey(key_id, algorithms, hashlib.sha256(info).hexdigest(), key)
