@@ -8,7 +8,7 @@ VERSION ?= $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 REGISTRY ?= localhost
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-alerts test-faults metrics-doc check bench bench-audit bench-model bench-privacy fuzz generate fmt lock stubs images deploy-test sbom audit clean
+.PHONY: help run test test-alerts test-faults metrics-doc check bench bench-compare bench-audit bench-model bench-privacy fuzz generate fmt lock stubs images deploy-test sbom audit clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,6 +44,9 @@ check: $(VENV)/.dev ## Run every check that CI runs
 
 bench: $(VENV)/.dev ## Measure speed and print a table
 	@$(BIN)/python -m bench
+
+bench-compare: $(VENV)/.dev ## Measure beside LiteLLM and Portkey, which it installs
+	@$(BIN)/python -m bench --compare --without && $(BIN)/python -m bench.report
 
 bench-audit: $(VENV)/.dev ## Measure the audit log and print a table
 	@$(BIN)/python -m bench.audit
