@@ -237,7 +237,7 @@ class ApiKeyMethods:
     ) -> httpbody_pb2.HttpBody:
         """Take a request through the pipeline; its plan is checked once its caller may ask."""
 
-        def read(body: bytes, _: int) -> Ask:
+        def read(body: bytes, _most: int) -> Ask:
             _ = self._managed
             plan()
             return without_model(body)
