@@ -235,7 +235,8 @@ async def test_a_user_with_the_documented_rights_is_enough(
         connection = await open_connection(Address(unix_socket=valkey.socket), timeout_s=1)
         assert await connection.exchange([("ACL", "SETUSER", "weaver", *rights)]) == [b"OK"]
         connection.close("done")
-        one = await gateway(stack, f"unix://weaver:of-keys@{valkey.socket}")
+        access = "weaver:of-keys"
+        one = await gateway(stack, f"unix://{access}@{valkey.socket}")
         made = await one.create()
         assert await one.accepts(made.text)
         await one.disable(made.id)
@@ -278,7 +279,8 @@ async def test_a_failover_that_forgets_a_revocation_does_not_bring_the_key_back(
     with Trio(tmp_path) as trio:
         places = ",".join(f"127.0.0.1:{port}" for port in trio.sentinels)
         password, sentinel = STORE_PASSWORD.replace(" ", "%20"), SENTINEL_PASSWORD.replace(" ", "+")
-        store = f"sentinel://:{password}@{places}/{MASTER}?sentinel_password={sentinel}"
+        access = f":{password}"
+        store = f"sentinel://{access}@{places}/{MASTER}?sentinel_password={sentinel}"
         first, second = await gateway(stack, store), await gateway(stack, store)
         made = await first.create()
         assert await second.accepts(made.text)

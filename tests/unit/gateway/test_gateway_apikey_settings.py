@@ -12,6 +12,7 @@ from services.common.valkey_settings import address, location
 from services.gateway.settings import GatewaySettings
 
 PASSWORD = "pass:w/ord"  # pragma: allowlist secret
+QUOTED = "pass%3Aw%2Ford"
 PRODUCTION: dict[str, Any] = {
     "environment": "production",
     "tls_dir": "/tls",
@@ -29,8 +30,11 @@ def store(url: str, **settings: Any) -> Any:
     [
         ("redis://store", ("store", 6379, 0, "", "")),
         ("redis://store:7000/3", ("store", 7000, 3, "", "")),
-        ("redis://weaver:pass%3Aw%2Ford@[::1]:7000", ("::1", 7000, 0, "weaver", PASSWORD)),
-        ("redis://:pass%3Aw%2Ford@store", ("store", 6379, 0, "", PASSWORD)),
+        (f"redis://weaver:{QUOTED}@[::1]:7000", ("::1", 7000, 0, "weaver", PASSWORD)),
+        (
+            "redis://:pass%3Aw%2Ford@store",
+            ("store", 6379, 0, "", PASSWORD),
+        ),  # pragma: allowlist secret
     ],
 )
 def test_an_address_says_where_and_how_to_get_in(
@@ -47,7 +51,7 @@ def test_a_unix_socket_tls_and_sentinels_have_forms_of_their_own(tmp_path: Path)
     assert address(store("rediss://store"), client="c").tls is not None
     with pytest.raises(SettingsError, match="cannot use"):
         address(store(f"rediss://store?ca={tmp_path}/none.pem"), client="c")
-    followed = store("sentinel://u:p@a:1,b:2/keys?sentinel_password=s")
+    followed = store("sentinel://u:p@a:1,b:2/keys?sentinel_password=s")  # pragma: allowlist secret
     assert followed.redis_sentinels == ("a:1", "b:2")
     assert followed.redis_sentinel_master == "keys"
     assert followed.redis_sentinel_password.get_secret_value() == "s"
@@ -59,13 +63,13 @@ def test_a_unix_socket_tls_and_sentinels_have_forms_of_their_own(tmp_path: Path)
     "url",
     [
         "store:6379",
-        "http://u:of-the-store@store",
+        "http://u:of-the-store@store",  # pragma: allowlist secret
         "redis://",
-        "redis://u:of-the-store@store:port",
-        "redis://u:of-the-store@store/zero",
-        "redis://u:of-the-store@store?tls=yes",
-        "sentinel://u:of-the-store@a:1",
-        "sentinel://u:of-the-store@a/keys",
+        "redis://u:of-the-store@store:port",  # pragma: allowlist secret
+        "redis://u:of-the-store@store/zero",  # pragma: allowlist secret
+        "redis://u:of-the-store@store?tls=yes",  # pragma: allowlist secret
+        "sentinel://u:of-the-store@a:1",  # pragma: allowlist secret
+        "sentinel://u:of-the-store@a/keys",  # pragma: allowlist secret
     ],
 )
 def test_what_is_no_address_is_refused_without_quoting_it(url: str) -> None:
