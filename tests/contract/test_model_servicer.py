@@ -14,8 +14,9 @@ from services.common.errors import (
     Unavailable,
     WeaverError,
 )
-from tests.fakes.model_service import ODD, OPENAI, Start, collect, eventually, starter
+from tests.fakes.model_service import ODD, OPENAI, Start, collect, starter
 from tests.fakes.upstream import Script, Upstream
+from tests.fakes.waiting import eventually
 from weaver.model.v1 import model_service_pb2 as pb
 
 

@@ -1,11 +1,8 @@
 """A machine's key files, a clock that is turned by hand, and an audit service over both."""
 
-import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-
-import pytest
 
 from services.audit.keys import files as keyfiles
 from services.audit.keys import signers as keys
@@ -72,12 +69,3 @@ async def running(state: Path, clock: MovedClock, **overrides: object) -> AsyncI
         component = await build(settings, stack, clock=clock)
         log = RunningLog(component, None, settings.log_path)
         yield log._replace(stub=log.stub_of("gateway"))
-
-
-async def until(condition: Callable[[], object]) -> None:
-    """Wait for a condition, or fail."""
-    for _ in range(500):
-        if condition():
-            return
-        await asyncio.sleep(0.02)
-    pytest.fail("it did not happen in time")

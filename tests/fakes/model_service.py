@@ -1,6 +1,5 @@
 """The model service in process and over gRPC, and a client that reaches it either way."""
 
-import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from typing import Any, cast
@@ -80,12 +79,6 @@ def starter(kind: str, stack: AsyncExitStack) -> Start:
         return Service(component, model_service_pb2_grpc.ModelServiceStub(opened))
 
     return start
-
-
-async def eventually(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(5):
-        while not condition():
-            await asyncio.sleep(0.001)
 
 
 async def collect(

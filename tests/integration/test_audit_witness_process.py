@@ -28,6 +28,7 @@ from services.audit.witnesses.witness import add_checkpoint_request
 from services.common.certificates import ensure
 from services.common.settings import CommonSettings
 from tests.fakes.auditlog import record, running_log
+from tests.fakes.waiting import eventually
 from tests.fakes.witness import WitnessProcess
 from weaver.audit.v1 import audit_service_pb2 as pb
 
@@ -156,21 +157,21 @@ async def test_a_log_has_its_checkpoints_cosigned_and_an_auditor_demands_it(
         options = {"witness_policy": policy, "witness_interval_s": 0.1}
         async with running_log(state, **options) as running:
             await running.append([record(number) for number in range(1, 600)])
-            await until(lambda: cosigned(running.log) >= 600)
+            await eventually(lambda: cosigned(running.log) >= 600)
             receipt = await running.stub.GetReceipt(pb.GetReceiptRequest(index=7))
             shown = await running.stub.GetCheckpoint(pb.GetCheckpointRequest(witnessed=True))
-            await until(
+            await eventually(
                 lambda: all(up for name, (up, _) in health(running).items() if "witness" in name)
             )
             # The log rests, so its own checkpoint carries the lines as well.
-            await until(lambda: "witness.test" in (running.log / "checkpoint").read_text())
+            await eventually(lambda: "witness.test" in (running.log / "checkpoint").read_text())
             (tmp_path / "record").write_bytes(receipt.record.entry)
             (tmp_path / "record.tlog-proof").write_text(receipt.proof)
             assert "witness.test/1" in shown.checkpoint
             witnesses[0].stop(signal.SIGKILL)
             await running.append([record(number) for number in range(600, 700)])
-            await until(lambda: cosigned(running.log) >= 700)
-            await until(lambda: not health(running)["witness:w0"][0])
+            await eventually(lambda: cosigned(running.log) >= 700)
+            await eventually(lambda: not health(running)["witness:w0"][0])
             assert health(running)[""][0]
             witnesses[1].stop(signal.SIGKILL)
             await running.append([record(700)])
@@ -178,7 +179,7 @@ async def test_a_log_has_its_checkpoints_cosigned_and_an_auditor_demands_it(
             await asyncio.sleep(0.5)
             assert cosigned(running.log) == alone
             witnesses[0].start()
-            await until(lambda: cosigned(running.log) > alone, 20)
+            await eventually(lambda: cosigned(running.log) > alone, 20)
             witnesses[1].start()
     audit_it(running.log, tmp_path, policy, lines)
 
@@ -217,13 +218,6 @@ def cosigned(log: Path) -> int:
         return 0
 
 
-async def until(condition: Any, seconds: float = 10.0) -> None:
-    end = asyncio.get_running_loop().time() + seconds
-    while not condition():
-        assert asyncio.get_running_loop().time() < end, "it did not happen in time"
-        await asyncio.sleep(0.05)
-
-
 def weaver(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "services.cli", "audit", *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
@@ -247,13 +241,13 @@ async def test_a_witness_behind_tls_is_reached_with_its_authority_and_not_withou
         policy.write_text(f"witness w {key} {url}\nquorum w\n")
         async with running_log(state, witness_policy=policy, witness_interval_s=0.1) as running:
             await running.append([record(1)])
-            await until(lambda: not health(running)["witness:w"][0])
+            await eventually(lambda: not health(running)["witness:w"][0])
             assert "certificate" in health(running)["witness:w"][1].lower()
             assert cosigned(running.log) == 0
         trusted = {"witness_policy": policy, "witness_ca": tls / "ca.pem"}
         async with running_log(state, **trusted) as running:
             await running.append([record(2)])
-            await until(lambda: cosigned(running.log) > 0)
+            await eventually(lambda: cosigned(running.log) > 0)
     finally:
         witness.stop()
 

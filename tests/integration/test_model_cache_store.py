@@ -20,6 +20,7 @@ from services.model.settings import ModelSettings
 from services.model.wiring import build
 from tests.fakes.answers import CacheFigures
 from tests.fakes.valkey import Valkey
+from tests.fakes.waiting import eventually
 from weaver.common.v1 import identity_pb2
 from weaver.model.v1 import model_service_pb2 as pb
 from weaver.model.v1 import model_service_pb2_grpc
@@ -70,12 +71,6 @@ async def kept(store: Opened, name: bytes, value: bytes, time_to_live_s: float =
         while len(store.figures.kept) == before:
             await asyncio.sleep(0.005)
     return store.figures.kept[-1]
-
-
-async def eventually(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(8):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 async def found(store: Opened, name: bytes) -> bytes | None:

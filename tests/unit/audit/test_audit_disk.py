@@ -3,7 +3,6 @@
 import asyncio
 import os
 import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,18 +24,13 @@ from services.common.clock import SystemClock
 from services.common.errors import ResourceExhausted, Unavailable
 from services.common.health import Health
 from tests.fakes.auditlog import record, running_log
+from tests.fakes.waiting import eventually
 from tests.unit.audit.test_audit_stores import signed
 from weaver.audit.v1 import audit_service_pb2 as pb
 
 
 def refusing(*_: object, **__: object) -> Any:
     raise OSError(5, "Input/output error")
-
-
-async def eventually(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 def assert_good(log: Path) -> None:

@@ -14,14 +14,8 @@ from services.audit.verification.verifier import verify
 from services.common.errors import AlreadyExists, ResourceExhausted, Unavailable
 from services.common.settings import SettingsError
 from tests.fakes.auditlog import EPOCH, RunningLog, files_of, intent, outcome, record, running_log
+from tests.fakes.waiting import eventually
 from weaver.audit.v1 import audit_service_pb2 as pb
-
-
-async def eventually(condition: Callable[[], bool]) -> None:
-    """Wait for something that another task or thread brings about."""
-    async with asyncio.timeout(10):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 def assert_good(log: Path, records: int) -> None:

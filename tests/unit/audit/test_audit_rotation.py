@@ -23,7 +23,8 @@ from services.audit.verification.report import Report
 from services.audit.verification.verifier import verify
 from services.common.settings import SettingsError
 from tests.fakes.auditlog import RunningLog, quick_keys, record, settings_in
-from tests.fakes.keyring import DAY_0, Keyring, MovedClock, running, until
+from tests.fakes.keyring import DAY_0, Keyring, MovedClock, running
+from tests.fakes.waiting import eventually
 from weaver.audit.v1 import audit_service_pb2 as pb
 
 
@@ -71,8 +72,8 @@ async def test_a_key_file_that_changes_is_rotated_without_a_restart(
         first = archive_of(log.log).keys[0]
         clock.day(90)
         ring.rotate_rsa()
-        await until(lambda: sample(log, "audit_key_rotations_total") == 3)
-        await until(lambda: archive_of(log.log).keys[-1].endorsement)
+        await eventually(lambda: sample(log, "audit_key_rotations_total") == 3)
+        await eventually(lambda: archive_of(log.log).keys[-1].endorsement)
         old, _, new = archive_of(log.log).keys
         assert (old.fingerprint, new.replaces) == (first.fingerprint, first.fingerprint)
         endorsement = new.endorsement
@@ -80,7 +81,7 @@ async def test_a_key_file_that_changes_is_rotated_without_a_restart(
         assert log.component.health.serving
         await log.append([record(1)])
         await log.stub.GetReceipt(_receipt(0))
-        await until(lambda: lines_of(log.log) == 2)
+        await eventually(lambda: lines_of(log.log) == 2)
     report = verified(log.log)
     assert report.findings == []
     (announced,) = [r for r in rotations(log.log) if r["action"] == "rotated"]
@@ -127,7 +128,7 @@ async def test_rotations_repeat_and_every_checkpoint_stays_verifiable(
             if turn == 2:
                 ring.rotate_ed25519()
             unendorsed, known = (1, 0, 0)[turn - 1], (3, 5, 6)[turn - 1]
-            await until(partial(_settled, log.log, unendorsed, known))
+            await eventually(partial(_settled, log.log, unendorsed, known))
     history = published_before(log.log)
     assert len(history) >= 3
     report = verified(log.log)
@@ -187,7 +188,7 @@ async def test_without_a_grace_period_the_old_key_endorses_all_the_same(
     async with running(tmp_path, clock, **ring.settings(), key_grace_days=0) as log:
         clock.now += 0.0004  # The archive's times are cut to the millisecond.
         old = ring.rotate_rsa()
-        await until(lambda: archive_of(log.log).keys[-1].endorsement)
+        await eventually(lambda: archive_of(log.log).keys[-1].endorsement)
     assert verified(log.log).findings == []
     keyfiles.write(ring.rsa, old, 0o600, replace=True)
     with pytest.raises(SettingsError, match="was retired"):
@@ -220,7 +221,7 @@ async def test_a_bad_new_key_leaves_the_old_one_signing_and_says_so(
             data = content if isinstance(content, bytes) else content.encode()
             mode = 0o644 if bad == "mode" else 0o600
             keyfiles.write(ring.rsa, data, mode, replace=True)
-        await until(lambda: sample(log, "audit_key_refused") == 1)
+        await eventually(lambda: sample(log, "audit_key_refused") == 1)
         assert log.component.health.serving
         assert log.component.health.snapshot()["key_rotation"][0] is False
         await log.append([record(1)])
@@ -231,8 +232,8 @@ async def test_a_bad_new_key_leaves_the_old_one_signing_and_says_so(
         assert "WEAVER_TELEMETRY_SIGNING_KEY_FILE" in said.out + said.err
         assert "goes on signing" in said.out + said.err
         keyfiles.write(ring.rsa, good, 0o600, replace=True)
-        await until(lambda: sample(log, "audit_key_refused") == 0)
-        await until(lambda: archive_of(log.log).keys[-1].endorsement)
+        await eventually(lambda: sample(log, "audit_key_refused") == 0)
+        await eventually(lambda: archive_of(log.log).keys[-1].endorsement)
         assert log.component.health.snapshot()["key_rotation"][0] is True
     assert verified(log.log).findings == []
 
@@ -264,11 +265,11 @@ async def test_a_key_that_vanishes_in_development_is_not_made_anew(
         before = archive_of(log.log)
         path = settings_in(tmp_path).keys_path / keyfiles.RSA_FILE
         aside = path.rename(path.with_name("aside.pem"))
-        await until(lambda: sample(log, "audit_key_refused") == 1)
+        await eventually(lambda: sample(log, "audit_key_refused") == 1)
         assert not path.exists()
         assert archive_of(log.log).keys == before.keys
         aside.rename(path)
-        await until(lambda: sample(log, "audit_key_refused") == 0)
+        await eventually(lambda: sample(log, "audit_key_refused") == 0)
         assert archive_of(log.log).keys == before.keys
 
 
@@ -278,13 +279,13 @@ async def test_a_hangup_is_judged_at_once(tmp_path: Path, ring: Keyring, clock: 
         assert log.component.reload is not None
         keyfiles.write(ring.rsa, b"nonsense", 0o600, replace=True)
         log.component.reload()
-        await until(lambda: sample(log, "audit_key_refused") == 1)
+        await eventually(lambda: sample(log, "audit_key_refused") == 1)
         keyfiles.write(ring.rsa, quick_keys()[0].encode(), 0o600, replace=True)
         log.component.reload()
-        await until(lambda: sample(log, "audit_key_refused") == 0)
+        await eventually(lambda: sample(log, "audit_key_refused") == 0)
         ring.rotate_rsa()
         log.component.reload()
-        await until(lambda: archive_of(log.log).keys[-1].endorsement)
+        await eventually(lambda: archive_of(log.log).keys[-1].endorsement)
 
 
 async def test_the_swap_of_a_mounted_secret_is_one_rotation(
@@ -315,7 +316,7 @@ async def test_the_swap_of_a_mounted_secret_is_one_rotation(
     }
     async with running(tmp_path, clock, **settings) as log:
         put("..2026_2", keys.private_pem(keys.generate_rsa(2048)).decode())
-        await until(lambda: archive_of(log.log).keys[-1].endorsement)
+        await eventually(lambda: archive_of(log.log).keys[-1].endorsement)
         assert sample(log, "audit_key_refusals_total") == 0
         assert len(archive_of(log.log).keys) == 3
     assert verified(log.log).findings == []
@@ -340,7 +341,7 @@ async def test_a_key_that_is_over_ninety_days_old_shows_and_stops_nothing(
         assert health.serving
         ring.rotate_rsa()
         ring.rotate_ed25519()
-        await until(lambda: all(key.endorsement for key in archive_of(log.log).active))
+        await eventually(lambda: all(key.endorsement for key in archive_of(log.log).active))
         assert (await look())[0] is True
         assert sample(log, "audit_key_age_days", algorithm="RSA") == 0
 
@@ -451,7 +452,7 @@ async def test_an_auditor_at_a_distance_learns_each_keys_validity(
     """The listing has all that the archive has, but not who made a key and why."""
     async with running(tmp_path, clock, **ring.settings()) as log:
         ring.rotate_rsa("a private reason")
-        await until(lambda: archive_of(log.log).keys[-1].endorsement)
+        await eventually(lambda: archive_of(log.log).keys[-1].endorsement)
         response = await log.stub.ListKeys(pb.ListKeysRequest())
         listed = [json.loads(key.archived) for key in response.keys]
         data = json.dumps({"origin": response.origin, "keys": listed}).encode()
@@ -467,7 +468,7 @@ async def test_no_private_key_appears_in_what_the_service_says(
 ) -> None:
     async with running(tmp_path, clock, **ring.settings()) as log:
         ring.rotate_rsa()
-        await until(lambda: archive_of(log.log).keys[-1].endorsement)
+        await eventually(lambda: archive_of(log.log).keys[-1].endorsement)
     bodies = re.findall(r"^[A-Za-z0-9+/]{64}$", ring.rsa.read_text(), re.MULTILINE)
     assert len(bodies) > 10
     said = capsys.readouterr()

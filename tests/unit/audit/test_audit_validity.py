@@ -25,7 +25,8 @@ from services.audit.verification.report import Report
 from services.audit.verification.verifier import verify
 from services.cli import audit
 from tests.fakes.auditlog import record
-from tests.fakes.keyring import DAY_0, Keyring, MovedClock, running, until
+from tests.fakes.keyring import DAY_0, Keyring, MovedClock, running
+from tests.fakes.waiting import eventually
 
 
 def test_keys_that_the_first_logs_announced_are_known_by_their_fingerprint() -> None:
@@ -87,7 +88,7 @@ async def make(state: Path) -> None:
         await log.append([record(1), record(2)])
         clock.day(90)
         (state / "old.pem").write_bytes(ring.rotate_rsa())
-        await until(lambda: load_archive(Layout(log.log).keys).keys[-1].endorsement)
+        await eventually(lambda: load_archive(Layout(log.log).keys).keys[-1].endorsement)
         await log.append([record(3), record(4)])
 
 

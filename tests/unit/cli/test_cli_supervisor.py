@@ -14,6 +14,7 @@ import pytest
 
 from services.cli import supervisor
 from services.cli.supervisor import Program, StartError, Supervisor
+from tests.fakes.waiting import eventually
 
 SLEEP = [sys.executable, "-I", "-S", "-c", "import time; time.sleep(60)"]
 
@@ -34,13 +35,6 @@ def is_running(pid: int) -> bool:
     return False
 
 
-async def until(condition: object, seconds: float = 5.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():  # type: ignore[operator]
-        assert time.monotonic() < end, "it did not happen in time"
-        await asyncio.sleep(0.01)
-
-
 async def test_a_child_that_dies_is_started_again() -> None:
     changes: list[int | None] = []
     children = Supervisor(lambda: changes.append(children.children["child"].pid))
@@ -49,7 +43,7 @@ async def test_a_child_that_dies_is_started_again() -> None:
     first = child.pid
     assert first is not None
     os.kill(first, signal.SIGKILL)
-    await until(lambda: child.pid not in {None, first})
+    await eventually(lambda: child.pid not in {None, first})
     assert child.restarts == 1
     assert changes == [first, None, child.pid]
     await child.stop(5)
@@ -63,7 +57,7 @@ async def test_restarts_back_off_up_to_a_second(monkeypatch: pytest.MonkeyPatch)
     children = Supervisor(lambda: starts.append(time.monotonic()))
     children.settle()
     child = await children.start(program(command=["/bin/false"]))
-    await until(lambda: child.restarts >= 4)
+    await eventually(lambda: child.restarts >= 4)
     await child.stop(5)
     assert child.restarts < 20
 
@@ -99,7 +93,7 @@ async def test_a_child_that_does_not_end_is_killed_after_its_grace(tmp_path: Pat
     code += f"open({str(ready)!r}, 'w'); time.sleep(60)"
     children = Supervisor(lambda: None)
     child = await children.start(program(command=python(code)))
-    await until(ready.exists)
+    await eventually(ready.exists)
     pid = child.pid
     assert pid is not None
     started = time.monotonic()
@@ -114,7 +108,7 @@ async def test_killing_ends_all_at_once() -> None:
     started = [await children.start(program(name)) for name in ("a", "b")]
     pids = [child.pid for child in started if child.pid is not None]
     children.kill()
-    await until(lambda: not any(map(is_running, pids)))
+    await eventually(lambda: not any(map(is_running, pids)))
     for child in started:
         await child.stop(1)
 

@@ -1,10 +1,9 @@
 """Lines in bunches."""
 
-import asyncio
 import json
-from collections.abc import Callable
 
 from services.common.lines import LineWriter
+from tests.fakes.waiting import eventually
 
 
 class Sink:
@@ -27,12 +26,6 @@ def render(event: dict[str, object]) -> bytes:
     return json.dumps(event).encode()
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
-        while not condition():
-            await asyncio.sleep(0.001)
-
-
 def test_without_a_loop_a_line_goes_out_at_once() -> None:
     sink = Sink()
     LineWriter(sink, render).later(b"a")
@@ -45,10 +38,10 @@ async def test_within_a_loop_lines_wait_for_each_other() -> None:
     writer.later(b"a")
     writer.later({"b": 1})
     assert sink.writes == []
-    await until(lambda: bool(sink.writes))
+    await eventually(lambda: bool(sink.writes))
     assert sink.writes == [b'a\n{"b": 1}\n']
     writer.later(b"c")
-    await until(lambda: len(sink.writes) == 2)
+    await eventually(lambda: len(sink.writes) == 2)
 
 
 async def test_an_urgent_line_takes_those_before_it_along() -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import gc
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from typing import Any
 
 import pytest
@@ -12,6 +12,7 @@ from services.common.local import LocalChannel
 from services.gateway.events import Usage
 from services.gateway.limit_client import LimitClient
 from services.gateway.principal import Principal
+from tests.fakes.waiting import eventually
 from weaver.ratelimit.v1 import ratelimit_service_pb2 as pb
 from weaver.ratelimit.v1 import ratelimit_service_pb2_grpc
 
@@ -88,12 +89,6 @@ def limits_that_answer() -> Limits:
     return limits
 
 
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(5):
-        while not condition():
-            await asyncio.sleep(0.005)
-
-
 def reserve(limiter: LimitClient, principal: Principal = PRINCIPAL) -> Awaitable[Any]:
     return limiter.reserve(principal, "m", tokens=9, cost_micros=7)
 
@@ -137,7 +132,7 @@ async def test_a_reservation_is_renewed_until_it_is_settled() -> None:
     limiter = client(limits, time_to_live_s=0.15)
     admission = await reserve(limiter)
     assert limits.lives == [0.15]
-    await until(lambda: len(limits.renewed) >= 3)
+    await eventually(lambda: len(limits.renewed) >= 3)
     renewal = limits.renewed[0]
     assert (renewal.reservation_id, renewal.model) == (admission.reservation_id, "m")
     assert renewal.time_to_live.ToMilliseconds() == 150
@@ -165,7 +160,7 @@ async def test_a_renewal_is_tried_again_while_its_reservation_is_held() -> None:
     limiter = client(limits, time_to_live_s=0.6)
     admission = await reserve(limiter)
     limits.failures = [Unavailable("down")]
-    await until(lambda: limits.renewed)
+    await eventually(lambda: limits.renewed)
     assert not limits.failures
     limiter.settle(PRINCIPAL, admission, None, 0)
     await limiter.close()
@@ -177,7 +172,7 @@ async def test_a_settlement_is_sent_until_the_limiter_takes_it() -> None:
     admission = await reserve(limiter)
     limits.failures = [Unavailable("down"), DeadlineExceeded("late")]
     limiter.settle(PRINCIPAL, admission, Usage(1, 2), 3)
-    await until(lambda: limits.settled)
+    await eventually(lambda: limits.settled)
     await limiter.close()
     assert [one.reservation_id for one in limits.settled] == limits.reserved
 
@@ -235,7 +230,7 @@ async def test_a_settlement_whose_ride_fails_is_sent_until_the_limiter_takes_it(
     limiter.settle(PRINCIPAL, admission, Usage(1, 2), 3)
     with pytest.raises(Unavailable):
         await reserve(limiter)
-    await until(lambda: len(limits.settled) > 1)
+    await eventually(lambda: len(limits.settled) > 1)
     await limiter.close()
     assert limits.rode == 0
     assert admission.reservation_id in [one.reservation_id for one in limits.settled]
