@@ -7,14 +7,9 @@ from contextlib import AsyncExitStack, aclosing
 
 import pytest
 
-from tests.fakes.model_service import (
-    OPENAI,
-    Start,
-    collect,
-    eventually,
-    starter,
-)
+from tests.fakes.model_service import OPENAI, Start, collect, starter
 from tests.fakes.upstream import Script, Upstream
+from tests.fakes.waiting import eventually
 
 
 @pytest.fixture
