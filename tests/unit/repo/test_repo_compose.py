@@ -81,6 +81,23 @@ def test_a_container_gets_the_variables_of_its_service_alone(
     assert "env_file" not in services[name]
 
 
+def test_the_front_door_traces_as_the_services_behind_it(services: dict[str, Any]) -> None:
+    """It decides for all of them which requests are traced."""
+    said = services["gateway"]["environment"]
+    about = {name for name in said if name.startswith(("WEAVER_TELEMETRY_", "OTEL_"))}
+    assert {"WEAVER_TELEMETRY_ENABLED", "WEAVER_TELEMETRY_SAMPLE_RATIO"} <= about
+    for name in ("envoy-config", *PLACES):
+        if name in SETTINGS:
+            told = services[name]["environment"]
+            assert {variable: told.get(variable) for variable in about} == {
+                variable: said[variable] for variable in about
+            }, name
+
+
+def test_production_traces_a_tenth_of_its_requests() -> None:
+    assert example("production")["WEAVER_TELEMETRY_SAMPLE_RATIO"] == "0.1"
+
+
 def test_a_container_gets_the_secrets_of_its_service_alone(services: dict[str, Any]) -> None:
     for name in PLACES:
         mounted = [one for one in services[name]["volumes"] if "WEAVER_SECRETS" in one]
