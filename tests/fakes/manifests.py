@@ -57,19 +57,36 @@ def pod(manifest: Manifest) -> dict[str, Any]:
     return specification
 
 
+def pod_labels(manifest: Manifest) -> dict[str, str]:
+    """Return the labels of the pods of a workload, or of a job that is made by the clock."""
+    made = manifest["spec"]
+    if manifest["kind"] == "CronJob":
+        made = made["jobTemplate"]["spec"]
+    labels: dict[str, str] = made["template"]["metadata"]["labels"]
+    return labels
+
+
 def containers(manifest: Manifest) -> list[dict[str, Any]]:
     """Return a workload's containers, those that prepare it first."""
     specification = pod(manifest)
     return [*specification.get("initContainers", ()), *specification["containers"]]
 
 
-def environment(overlay: str, name: str, container: int = -1) -> dict[str, str]:
+def container(overlay: str, name: str, own: str = "") -> dict[str, Any]:
+    """Return a container of a workload: the one of its name, or another."""
+    (found,) = (one for one in containers(workload(overlay, name)) if one["name"] == (own or name))
+    return found
+
+
+def environment(overlay: str, name: str, own: str = "") -> dict[str, str]:
     """Return the variables of a container: its map's, then its own; a field is the pod's name."""
-    manifest = workload(overlay, name)
-    chosen = containers(manifest)[container]
+    chosen = container(overlay, name, own)
+    namespace = workload(overlay, name)["metadata"]["namespace"]
     variables: dict[str, str] = {}
     for source in chosen.get("envFrom", ()):
-        variables |= named_exactly(overlay, "ConfigMap", source["configMapRef"]["name"])["data"]
+        if "configMapRef" in source:
+            name_of_map = source["configMapRef"]["name"]
+            variables |= named_exactly(overlay, "ConfigMap", name_of_map, namespace)["data"]
     for variable in chosen.get("env", ()):
         value = variable.get("value", f"{name}-0")
         for known, its_value in variables.items():
@@ -78,7 +95,11 @@ def environment(overlay: str, name: str, container: int = -1) -> dict[str, str]:
     return variables
 
 
-def named_exactly(overlay: str, kind_name: str, name: str) -> Manifest:
+def named_exactly(overlay: str, kind_name: str, name: str, namespace: str) -> Manifest:
     """Return one manifest by its rendered name."""
-    (found,) = (one for one in kind(overlay, kind_name) if one["metadata"]["name"] == name)
+    (found,) = (
+        one
+        for one in kind(overlay, kind_name)
+        if (one["metadata"]["namespace"], one["metadata"]["name"]) == (namespace, name)
+    )
     return found

@@ -37,6 +37,9 @@ PORTS = {"gateway": 8000, "ratelimit": 8001, "model": 8002, "audit": 8003}
 METRICS = {"gateway": 9464, "ratelimit": 9465, "model": 9466, "audit": 9467, "envoy": 9902}
 HEALTH = {"gateway": 9474, "ratelimit": 9475, "model": 9476, "audit": 9477}
 WORKLOADS = (*SERVICES, "envoy", "redis", "redis-sentinel")
+POD_NAME = "statefulset.kubernetes.io/pod-name"
+NAMES_LATE_S = 30
+"""How long CoreDNS, as most clusters have it, keeps what it knows of names."""
 
 
 def aliases(kind: type[CommonSettings]) -> set[str]:
@@ -104,7 +107,7 @@ def test_namespaces_enforce_the_restricted_standard(overlay: str) -> None:
 def test_every_variable_is_one_that_a_service_reads(overlay: str, service: str) -> None:
     own = aliases(SETTINGS[service])
     anybody = set[str]().union(*(aliases(kind) for kind in SETTINGS.values()))
-    container = manifests.containers(manifests.workload(overlay, service))[-1]
+    container = manifests.container(overlay, service)
     for variable in container.get("env", ()):
         assert variable["name"].removesuffix("_FILE") in own, variable["name"]
     for variable in manifests.environment(overlay, service):
@@ -153,7 +156,7 @@ def image_defaults(service: str) -> dict[str, str]:
 @pytest.mark.parametrize("service", SERVICES)
 def test_ports_and_probes_are_those_that_the_image_listens_on(overlay: str, service: str) -> None:
     defaults = image_defaults(service)
-    container = manifests.containers(manifests.workload(overlay, service))[-1]
+    container = manifests.container(overlay, service)
     ports = {port["name"]: port["containerPort"] for port in container["ports"]}
     prefix = f"WEAVER_{service.upper()}"
     listens = {
@@ -189,14 +192,40 @@ def test_services_select_their_pods_and_know_their_ports(overlay: str, name: str
     assert found
     for service in found:
         assert service["metadata"]["namespace"] == workload["metadata"]["namespace"]
-        assert service["spec"]["selector"].items() <= labels.items()
+        selector = dict(service["spec"]["selector"])
+        pod = selector.pop(POD_NAME, None)
+        assert selector.items() <= labels.items()
         assert {port["targetPort"] for port in service["spec"]["ports"]} <= ports
-        if service["metadata"]["name"] != "weaver-api":
-            assert service["spec"]["clusterIP"] == "None"
+        if service["metadata"]["name"] == "weaver-api":
+            continue
+        # All pods of a service, or the one of a log.
+        assert (service["spec"].get("clusterIP") == "None") is (pod is None)
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_addresses_are_names_of_headless_services_and_calls_spread_over_them(overlay: str) -> None:
+def test_each_log_has_an_address_that_stays_when_its_pod_is_replaced(overlay: str) -> None:
+    replicas = manifests.workload(overlay, "audit")["spec"]["replicas"]
+    for number in range(replicas):
+        service = manifests.named(overlay, "Service", f"audit-{number}")
+        assert service["spec"]["selector"] == {"app": "audit", POD_NAME: f"audit-{number}"}
+        assert service["spec"]["publishNotReadyAddresses"]
+        assert "clusterIP" not in service["spec"]
+        # Or it would be scraped twice.
+        assert "app" not in service["metadata"]["labels"]
+    for caller in ("gateway", "ratelimit", "model"):
+        address = manifests.environment(overlay, caller)["WEAVER_AUDIT_ADDRESS"]
+        assert address == "dns:///audit-0.weaver-audit.svc.cluster.local:8003"
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+@pytest.mark.parametrize("name", ["gateway", "ratelimit", "model"])
+def test_a_pod_goes_when_names_had_time_to_tell_of_the_one_before(overlay: str, name: str) -> None:
+    workload = manifests.workload(overlay, name)
+    assert workload["spec"]["minReadySeconds"] > NAMES_LATE_S
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_addresses_are_names_of_services_and_calls_spread_over_their_pods(overlay: str) -> None:
     services = {
         f"{one['metadata']['name']}.{one['metadata']['namespace']}.svc.cluster.local": one
         for one in manifests.kind(overlay, "Service")
@@ -299,6 +328,7 @@ def test_production_has_the_numbers_of_the_guide() -> None:
             "WEAVER_REQUEST_MAX_TOKENS": "4096",
             "WEAVER_REQUEST_TIMEOUT_MS": "25000",
             "WEAVER_TELEMETRY_ENABLED": "true",
+            "WEAVER_TELEMETRY_SAMPLE_RATIO": "0.1",
             "REDIS_PORT": "6379",
             "LOG_LEVEL": "INFO",
         }.items()
@@ -331,7 +361,7 @@ def test_each_replica_of_the_log_has_a_volume_of_its_own(overlay: str) -> None:
     (claim,) = audit["spec"]["volumeClaimTemplates"]
     assert claim["spec"]["accessModes"] == ["ReadWriteOncePod"]
     assert audit["spec"]["persistentVolumeClaimRetentionPolicy"]["whenDeleted"] == "Retain"
-    container = manifests.containers(audit)[-1]
+    container = manifests.container(overlay, "audit")
     (mount,) = (one for one in container["volumeMounts"] if one["name"] == "audit-logs")
     path = manifests.environment(overlay, "audit")["WEAVER_AUDIT_PATH"]
     assert path.startswith(f"{mount['mountPath']}/")
