@@ -37,13 +37,17 @@ INTO: set[Arrow] = {
 }
 OUT_OF: set[Arrow] = {
     ("model", "internet", 443),
-    ("envoy", "monitoring", 4317),
     *(
         (service, "monitoring", port)
-        for service in ("gateway", "ratelimit", "model", "audit")
+        for service in ("envoy", "gateway", "ratelimit", "model", "audit")
         for port in (4317, 4318)
     ),
 }
+BACKUP: set[Arrow] = {("backup", "redis", 6379), ("backup", "redis-sentinel", 26379)}
+BACKUP_OUT_OF: set[Arrow] = {
+    (name, "internet", 443) for name in ("backup", "audit", "recovery-drill")
+}
+WITH_BACKUP = {"production"}
 
 
 def peer(selector: dict[str, Any], namespace: str) -> str:
@@ -76,27 +80,34 @@ def arrows(overlay: str, direction: str) -> set[Arrow]:
             continue
         namespace = policy["metadata"]["namespace"]
         specification = policy["spec"]
-        assert specification["podSelector"] == {"matchLabels": {"app": name}}
-        assert specification["policyTypes"] == ["Ingress", "Egress"]
+        selected = specification["podSelector"]["matchLabels"]["app"]
+        assert specification["podSelector"] == {"matchLabels": {"app": selected}}
+        if name == selected:
+            assert specification["policyTypes"] == ["Ingress", "Egress"]
+        else:
+            # It adds to the workload's own.
+            assert name.startswith(f"{selected}-"), name
         key, side = ("ingress", "from") if direction == "into" else ("egress", "to")
         for rule in specification.get(key, ()):
             others = [peer(one, namespace) for one in rule.get(side, ())] or ["anyone"]
             for other in others:
                 for port in rule["ports"]:
                     assert port["protocol"] == "TCP"
-                    ends = (other, name) if direction == "into" else (name, other)
+                    ends = (other, selected) if direction == "into" else (selected, other)
                     found.add((*ends, port["port"]))
     return found
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_pods_take_calls_along_the_arrows_of_the_design_and_no_others(overlay: str) -> None:
-    assert arrows(overlay, "into") == ARROWS | INTO
+    more = BACKUP if overlay in WITH_BACKUP else set()
+    assert arrows(overlay, "into") == ARROWS | INTO | more
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_pods_make_calls_along_the_arrows_of_the_design_and_no_others(overlay: str) -> None:
-    assert arrows(overlay, "out of") == ARROWS | OUT_OF
+    more = BACKUP | BACKUP_OUT_OF if overlay in WITH_BACKUP else set()
+    assert arrows(overlay, "out of") == ARROWS | OUT_OF | more
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
@@ -114,13 +125,13 @@ def test_what_no_arrow_allows_is_denied(overlay: str, namespace: str) -> None:
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_every_workload_has_a_policy(overlay: str) -> None:
-    workloads = {
-        (one["metadata"]["namespace"], one["metadata"]["name"])
-        for one in manifests.kind(overlay, *manifests.WORKLOADS)
+def test_every_workload_and_job_has_a_policy(overlay: str) -> None:
+    apps = {
+        (one["metadata"]["namespace"], manifests.pod_labels(one)["app"])
+        for one in manifests.kind(overlay, *manifests.WORKLOADS, "CronJob")
     }
     policies = {
         (one["metadata"]["namespace"], one["metadata"]["name"])
         for one in manifests.kind(overlay, "NetworkPolicy")
     }
-    assert workloads <= policies
+    assert apps <= policies

@@ -1,44 +1,19 @@
-"""The component of backups: on top of production, its jobs run commands that exist, restricted."""
+"""The component of backups, in production: its jobs run commands that exist, restricted."""
 
-import subprocess
-from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from typer.testing import CliRunner
 
+from services.audit.settings import AuditSettings
 from services.cli.__main__ import application
 from tests.fakes import manifests
-from tools import kubectl
-
-COMPONENT = manifests.ROOT / "deploy" / "kubernetes" / "components" / "backup"
 
 
 @pytest.fixture(scope="module")
-def rendered(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    place = tmp_path_factory.mktemp("overlay")
-    production = manifests.ROOT / "deploy" / "kubernetes" / "overlays" / "production"
-    (place / "kustomization.yaml").write_text(
-        yaml.safe_dump(
-            {
-                "apiVersion": "kustomize.config.k8s.io/v1beta1",
-                "kind": "Kustomization",
-                "resources": [_from(place, production)],
-                "components": [_from(place, COMPONENT)],
-            }
-        )
-    )
-    done = subprocess.run(
-        [str(kubectl.find()), "kustomize", str(place)], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return list(yaml.load_all(done.stdout, Loader=yaml.CSafeLoader))
-
-
-def _from(place: Path, target: Path) -> str:
-    up = "/".join([".."] * (len(place.resolve().parts) - 1))
-    return f"{up}{target.resolve()}"
+def rendered() -> list[dict[str, Any]]:
+    return list(manifests.render("production"))
 
 
 def jobs(rendered: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -48,12 +23,12 @@ def jobs(rendered: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
         for one in rendered
         if one["kind"] == "CronJob"
     }
-    (audit,) = (one for one in rendered if one["kind"] == "StatefulSet" and _is_audit(one))
+    (audit,) = (one for one in rendered if _is(one, "StatefulSet", "audit"))
     return {**found, "audit": audit["spec"]["template"]["spec"]}
 
 
-def _is_audit(one: dict[str, Any]) -> bool:
-    return bool(one["metadata"]["name"] == "audit")
+def _is(one: dict[str, Any], kind: str, name: str) -> bool:
+    return (one["kind"], one["metadata"]["name"]) == (kind, name)
 
 
 def test_each_job_runs_a_command_that_there_is(rendered: list[dict[str, Any]]) -> None:
@@ -82,20 +57,23 @@ def test_every_container_is_restricted(rendered: list[dict[str, Any]]) -> None:
             assert context["readOnlyRootFilesystem"] is True
             assert context["capabilities"] == {"drop": ["ALL"]}
             assert {"requests", "limits"} <= set(container["resources"])
+            # The transformations of base do not reach what a component adds.
+            assert container["image"].startswith("your-registry.com/"), name
+            assert ":" in container["image"], name
 
 
 def test_jobs_get_no_identity_that_opens_what_they_make(rendered: list[dict[str, Any]]) -> None:
     for name, pod in jobs(rendered).items():
         text = yaml.safe_dump(pod)
         assert ("IDENTITY" in text) is (name == "recovery-drill")
-    (drill,) = (one for one in rendered if one["metadata"]["name"] == "recovery-drill")
+    (drill,) = (one for one in rendered if _is(one, "CronJob", "recovery-drill"))
     assert drill["spec"]["suspend"] is True
 
 
 def test_the_snapshot_is_daily_and_keeps_what_the_guide_asks_for(
     rendered: list[dict[str, Any]],
 ) -> None:
-    (job,) = (one for one in rendered if one["metadata"]["name"] == "redis-backup")
+    (job,) = (one for one in rendered if _is(one, "CronJob", "redis-backup"))
     minute, hour, *days = job["spec"]["schedule"].split()
     assert minute.isdigit()
     assert hour.isdigit()
@@ -111,3 +89,38 @@ def test_the_sidecar_shares_the_volume_of_its_log(rendered: list[dict[str, Any]]
         for container in pod["containers"]
     }
     assert {"audit-logs", "keys"} <= mounts["audit"] & mounts["upkeep"]
+
+
+def test_the_sidecar_reads_the_settings_of_its_log(rendered: list[dict[str, Any]]) -> None:
+    pod = jobs(rendered)["audit"]
+    assert [container["name"] for container in pod["containers"]] == ["audit", "upkeep"]
+    known = {str(field.validation_alias) for field in AuditSettings.model_fields.values()}
+    own = manifests.environment("production", "audit")
+    for variable, value in manifests.environment("production", "audit", "upkeep").items():
+        if variable.removesuffix("_FILE") in known:
+            assert own[variable] == value, variable
+        else:
+            assert variable.startswith(("WEAVER_BACKUP_", "WEAVER_ARCHIVE_", "AWS_")), variable
+
+
+def test_nothing_that_is_mounted_is_nobodys(rendered: list[dict[str, Any]]) -> None:
+    """What operators bring is optional, or only for the drill, which is suspended."""
+    made = {
+        (one["metadata"]["namespace"], one["metadata"]["name"])
+        for one in rendered
+        if one["kind"] in {"ConfigMap", "ExternalSecret", "ServiceAccount"}
+    }
+    for one in rendered:
+        if one["kind"] != "CronJob":
+            continue
+        namespace = one["metadata"]["namespace"]
+        pod = one["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+        assert (namespace, pod["serviceAccountName"]) in made
+        names = [volume["secret"]["secretName"] for volume in pod["volumes"] if "secret" in volume]
+        for source in pod["containers"][0]["envFrom"]:
+            if "configMapRef" in source:
+                names.append(source["configMapRef"]["name"])
+            else:
+                assert source["secretRef"]["optional"]
+        for name in names:
+            assert (namespace, name) in made or name == "backup-identity"
