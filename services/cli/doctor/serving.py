@@ -3,10 +3,11 @@
 import json
 import socket
 from collections.abc import Iterator
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from services.cli.doctor.finding import Finding
-from services.cli.doctor.surroundings import TIMEOUT_S, Scrape, Surroundings
+from services.cli.doctor.surroundings import TIMEOUT_S, Answer, Scrape, Surroundings
 
 _OK = 200
 _VERSIONS = ("weaver_build_info", "weaver_info")
@@ -14,29 +15,69 @@ _OTLP = {"http": 4317, "https": 443}
 
 
 def front_door(around: Surroundings) -> Iterator[Finding]:
-    """Ask the front door how everything is."""
+    """Ask the front door how everything is, and what is below its parts."""
     host, port = around.front
     try:
         answer = around.ask_front("/health")
-        report = json.loads(answer.body)
-        status, parts = str(report["status"]), dict(report["dependencies"])
+        report = _report(answer)
+        within = _within(around)
     except OSError as error:
         what = f"the front door {host}:{port} does not answer: {error}"
         act = "look at Envoy: does it run, and is its certificate valid?"
         yield Finding("front door", "bad", what, act, "alerts/ServiceDown.md")
         return
-    except (ValueError, KeyError, TypeError):
+    if report is None:
         what = f"the front door {host}:{port} answers, and not with a report ({answer.status})"
         yield Finding("front door", "bad", what, "is a gateway up?", "alerts/ServiceDown.md")
         return
-    good = answer.status == _OK and status == "ok"
-    what = f"the front door {host}:{port} says {status}"
+    good = answer.status == _OK and report.status == "ok"
+    what = f"the front door {host}:{port} says {report.status}"
     act = "" if good else "the lines below say what is down"
     yield Finding("front door", "good" if good else "bad", what, act, "" if good else "health.md")
-    for name, state in sorted(parts.items()):
+    for name, state in sorted((within or report).parts.items()):
         if state != "ok":
             act = "its line in the page says what to do"
             yield Finding("front door", "bad", f"{name} is {state}", act, "health.md")
+    if not good and within is None and not report.is_whole:
+        what = "what is down below the parts is told only to who may read administration"
+        act = "set WEAVER_API_KEY to a key or token of one, for /v1/health"
+        yield Finding("front door", "unknown", what, act, "health.md")
+
+
+class _Report(NamedTuple):
+    """What a gateway says of the suite.
+
+    Attributes:
+        status: of everything.
+        parts: the state of each part.
+        is_whole: whether what is below the parts is among them.
+    """
+
+    status: str
+    parts: dict[str, str]
+    is_whole: bool
+
+
+def _report(answer: Answer) -> _Report | None:
+    try:
+        said = json.loads(answer.body)
+        return _Report(str(said["status"]), dict(said["dependencies"]), "policies" in said)
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _within(around: Surroundings) -> _Report | None:
+    """Return the whole report, for who may read it; None for others.
+
+    Raises:
+        OSError: the front door does not answer.
+    """
+    try:
+        credential = around.credential("admin")
+    except OSError:
+        return None
+    found = around.ask_front("/v1/health", {"authorization": f"Bearer {credential}"})
+    return _report(found)
 
 
 def services(around: Surroundings) -> Iterator[Finding]:

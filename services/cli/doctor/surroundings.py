@@ -146,8 +146,8 @@ class Surroundings:
                 raise ConnectionError(str(error) or type(error).__name__) from None
             return Answer(reply.status, text, reply.getheader("date", ""), served or b"")
 
-    def credential(self) -> str:
-        """Return an auditor's credential: WEAVER_API_KEY, or in development a fresh token.
+    def credential(self, role: str = "auditor") -> str:
+        """Return a credential: WEAVER_API_KEY, or in development a fresh token for a role.
 
         Raises:
             OSError: there is none.
@@ -158,7 +158,7 @@ class Surroundings:
         from services.cli.token import mint  # noqa: PLC0415 - most examinations do without
 
         key = (self.edge.state_dir / "keys" / development.JWT_KEY).read_bytes()
-        return mint(key, "doctor", "default", ["auditor"], 60)
+        return mint(key, "doctor", "default", [role], 60)
 
     @cached_property
     def scrapes(self) -> dict[str, Scrape | str]:

@@ -219,7 +219,8 @@ def _say(
     elif awaited:
         sys.stdout.write(
             f"the service has not taken the keys within {wait:g} s; the old ones go on signing. "
-            f"Its log says why, and /health names key_rotation.\n"
+            f"Its log says why (audit_key_refused), and /v1/health, which administrators may "
+            f"read, has audit.key_rotation down.\n"
         )
     else:
         sys.stdout.write(
