@@ -108,7 +108,10 @@ class KeyCache:
             self._observer.looked_up("unavailable")
             msg = "API keys cannot be checked now. Try again."
             raise Unavailable(msg, reason="IDENTITY_UNAVAILABLE", retry_after_s=1.0) from None
-        return self._judged(key, id_, digest)
+        # What was read can be older by now than what has been seen since, by whoever changed it.
+        seen = self._seen.key(id_)
+        newest = seen if key is None or (seen and seen.version > key.version) else key
+        return self._judged(newest, id_, digest)
 
     async def _asked(self, id_: str, digest: bytes) -> ApiKey | None:
         """Return the key as the store has it, or as it was seen while the store is gone."""
@@ -136,9 +139,11 @@ class KeyCache:
             msg = "This API key was rotated, and only its successor is accepted by now."
             raise self._refusal(id_, digest, msg, "EXPIRED_CREDENTIAL", "rotated")
         principal = key.principal(secret)
-        if len(self._known) >= self._seen.most:
-            del self._known[next(iter(self._known))]
-        self._known[digest] = principal
+        # Of a key that was forgotten to make room nobody would tell that it changed.
+        if self._seen.key(id_) is not None:
+            if len(self._known) >= self._seen.most:
+                del self._known[next(iter(self._known))]
+            self._known[digest] = principal
         self._observer.looked_up("found")
         return principal
 

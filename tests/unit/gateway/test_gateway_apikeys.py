@@ -2,9 +2,10 @@
 
 import asyncio
 import string
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,7 +18,7 @@ from services.gateway.apikeys.documents import document
 from services.gateway.apikeys.follower import Follower
 from services.gateway.apikeys.key import ApiKey, digest_of
 from services.gateway.apikeys.order import Edit, NewKey
-from services.gateway.apikeys.ports import Written
+from services.gateway.apikeys.ports import KeysUnavailable, Written
 from services.gateway.apikeys.seen import Seen
 from services.gateway.authentication import APIKeys, Authenticator
 from services.gateway.principal import OwnLimits, Principal
@@ -253,6 +254,39 @@ async def test_a_revoked_key_is_refused_on_another_gateway_after_its_next_look(
     await gateway.admin.change(made.id, lambda key, _: key.switched(disabled=False), "root")
     await second.follower.look()
     assert (await second.principal(made.text)).subject == made.id
+
+
+async def test_a_key_that_is_disabled_while_it_is_looked_up_stays_disabled(
+    gateway: Gateway, other: Callable[..., Gateway], store: MemoryKeys
+) -> None:
+    """Promise: a key that was seen revoked is never accepted again, whatever was read before."""
+    made = await gateway.create()
+    second = other()
+    disabled = store.keys[made.id].switched(disabled=True)
+    read = store.read
+
+    async def read_before_the_change(ids: Sequence[str]) -> list[ApiKey | KeysUnavailable | None]:
+        found = await read(ids)
+        # The change is seen after this answer, and before who waits for it goes on.
+        asyncio.get_running_loop().call_soon(
+            second.seen.put, msgspec.structs.replace(disabled, version=disabled.version + 1)
+        )
+        return found
+
+    store.read = read_before_the_change  # type: ignore[method-assign] # a store that is slow
+    assert await second.refusal(made.text) == (Unauthenticated, "DISABLED_CREDENTIAL")
+    assert second.cache.known(digest_of(made.text)) is None
+
+
+async def test_a_key_that_made_room_before_its_caller_went_on_is_not_kept_at_hand(
+    gateway: Gateway, other: Callable[..., Gateway]
+) -> None:
+    keys = [await gateway.create() for _ in range(3)]
+    second = other(most=2)
+    await asyncio.gather(*(second.principal(key.text) for key in (*keys, keys[0])))
+    await gateway.disable(keys[0].id)
+    await second.follower.look()
+    assert await second.refusal(keys[0].text) == (Unauthenticated, "DISABLED_CREDENTIAL")
 
 
 async def test_a_new_secret_is_accepted_at_once_where_the_old_one_was_known(
