@@ -34,6 +34,9 @@ TYPES: Final = (
 LONGEST_MATCH: Final = 512
 """No detector matches longer, but for tokens and private keys."""
 
+LONGEST_SECRET: Final = 8192
+"""Of a token or a private key so much is held together in a stream."""
+
 
 class Find(NamedTuple):
     """One piece of personal data.
@@ -80,7 +83,10 @@ def _nothing(_: bytes, start: int, end: int) -> tuple[_Span, ...]:
 
 def _token(data: bytes, start: int, end: int) -> tuple[_Span, ...]:
     size = secrets.token_end(data[start:end])
-    return () if size is None else (_Span("TOKEN", start, start + size),)
+    if size is None:
+        return ()
+    # What follows in a long run is not searched again, since it could be tokens without end.
+    return (_Span("TOKEN", start, end if end - start > LONGEST_SECRET else start + size),)
 
 
 def _private_key(data: bytes, start: int, end: int) -> tuple[_Span, ...]:

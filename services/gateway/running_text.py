@@ -8,11 +8,16 @@ import re2
 
 from services.gateway.closing import Closing
 from services.gateway.identity_documents import NAMES, WIDEST_GAP
-from services.gateway.personal_data import LONGEST_MATCH, find, latin_1, suspicious
+from services.gateway.personal_data import (
+    LONGEST_MATCH,
+    LONGEST_SECRET,
+    find,
+    latin_1,
+    suspicious,
+)
 from services.gateway.redaction import Redactor
 from services.gateway.secret_formats import SECRET_NAMES
 
-LONGEST_SECRET: Final = 8192
 _LONG_TYPES: Final = frozenset(("TOKEN", "PRIVATE_KEY"))
 # What digits in groups consist of, separators and digits of other scripts included.
 _RUN: Final = b"0123456789 ().-/+\t\n\r\x01\xc2\xd9\xdb\xe2\xef\xf0" + bytes(range(0x80, 0xC0))

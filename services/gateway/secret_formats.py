@@ -44,12 +44,18 @@ _KEY_MATERIAL: Final = re.compile(rb"[A-Za-z0-9+/]{32}")
 _SEGMENTS: Final = re.compile(rb"eyJ[A-Za-z0-9_-]{5,}(?:\.[A-Za-z0-9_-]*){2,4}")
 _LAST_WORD: Final = re.compile(rb"[A-Za-z0-9+/_~.-]+={0,2}$")
 _SHORTEST_PART: Final = 8
+_LONGEST_STYLE: Final = 128
 
 
 def is_api_key(text: bytes) -> bool:
-    """Tell a key from words with hyphens between them, such as a name of a style."""
-    return not text.startswith(b"sk-") or not (
-        text[3:].replace(b"-", b"").replace(b"_", b"").isalpha() and text.count(b"-") > 1
+    """Tell a key from words with hyphens between them, such as a name of a style.
+
+    A longer one is taken for a key, since what is declined here is searched again from within.
+    """
+    return (
+        len(text) > _LONGEST_STYLE
+        or not text.startswith(b"sk-")
+        or not (text[3:].replace(b"-", b"").replace(b"_", b"").isalpha() and text.count(b"-") > 1)
     )
 
 

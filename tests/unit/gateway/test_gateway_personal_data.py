@@ -122,6 +122,9 @@ def test_a_stream_cut_at_every_place_says_what_the_whole_says(sample: object) ->
         "1 ",
         "4111-",
         "eyJ-",
+        "sk-",
+        "sk-a-",
+        "eyJhbGciOiJub25lIn0.",
         "DE89 ",
         "a@a.",
         "\\u0041",
@@ -154,6 +157,12 @@ def test_no_input_stalls_the_scan(unit: str) -> None:
     seconds(2_000)
     small = min(seconds(4_000) for _ in range(3))
     assert min(seconds(32_000) for _ in range(2)) < small * 8 * 6 + 0.05
+
+
+def test_tokens_without_end_are_one_and_not_each_searched_to_the_end() -> None:
+    raw = b"eyJhbGciOiJub25lIn0." * 1000
+    (found,) = find(raw)
+    assert (found.type, found.start, found.end) == ("TOKEN", 0, len(raw))
 
 
 TEXTS = st.text(
