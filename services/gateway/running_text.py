@@ -47,6 +47,9 @@ _PRIVATE_KEY: Final = re.compile(
     rb"-----B(?:E(?:G(?:I(?:N[A-Z0-9 ]*+(?:-{0,5}|-----(?:[A-Za-z0-9+/=\s\\:,.()]|-[A-Za-z0-9])*+"
     rb"(?:-{1,5}|-----E(?:N(?:D[A-Z0-9 ]*+-{0,5})?)?)?))?)?)?)?"
 )
+# A placeholder that is not complete, or none yet.
+_PLACEHOLDER: Final = re.compile(rb"\[(?:[A-Z][A-Z_]{0,15}(?:_[0-9]{0,9})?)?$")
+_LONGEST_PLACEHOLDER: Final = 28
 _CUT_ESCAPE: Final = re.compile(rb"\\+(?:u[0-9a-fA-F]{0,3})?$")
 _QUOTE: Final = re.compile(rb'(?:[^"\\]++|\\.)*+"', re.DOTALL)
 
@@ -146,7 +149,10 @@ def _long(raw: bytes) -> int:
 
 
 def _whole(raw: bytes, cut: int) -> int:
-    """Move a cut to the left so that it falls into no match, no escape and no character."""
+    """Move a cut to the left so that it falls into nothing that must stay in one piece.
+
+    That is a match, a placeholder, for which an original may have to stand, an escape, a character.
+    """
     if suspicious(raw):
         for found in find(raw):
             if found.since >= cut:
@@ -156,6 +162,9 @@ def _whole(raw: bytes, cut: int) -> int:
             ):
                 cut = found.since
                 break
+    placeholder = _PLACEHOLDER.search(raw, max(0, cut - _LONGEST_PLACEHOLDER), cut)
+    if placeholder is not None:
+        cut = placeholder.start()
     while cut and raw[cut] & 0xC0 == 0x80:  # noqa: PLR2004 - the middle of a character
         cut -= 1
     escape = _CUT_ESCAPE.search(raw, max(0, cut - 12), cut)

@@ -1,6 +1,7 @@
 """A policy says what is done about each type, for whom; a bad one changes nothing."""
 
 import json
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from services.gateway.principal import Principal
 from services.gateway.privacy import Action, PrivacyError, Rules, actions
 from services.gateway.redaction import ContentRefused, Redactor
 from services.gateway.redaction_settings import RedactionSettings
+from services.gateway.running_text import RunningText
 
 EXAMPLE = Path(__file__).parents[3] / "deploy/gateway/content-policy.yaml"
 SOMEBODY = Principal("t", "apikey", "s", ("user",))
@@ -220,6 +222,18 @@ def test_a_placeholder_cut_in_pieces_returns_too(size: int, field: str) -> None:
         assert json.loads(said) == {"to": "bob@x.com", "key": KEY}
     else:
         assert said == text.replace("[EMAIL_1]", "bob@x.com").replace("[PRIVATE_KEY_1]", KEY)
+
+
+@pytest.mark.parametrize("size", [1, 4, 5, 300])
+def test_placeholders_in_a_long_text_without_spaces_return_too(size: int) -> None:
+    """Promise: a stream says what the whole says, also where models write JSON without spaces."""
+    redactor = asked(" ".join(f"user{number}@x.com" for number in range(1, 40)))
+    text = ",".join(f'{{"name":"n{number}","mail":"[EMAIL_{number}]"}}' for number in range(1, 40))
+    running = RunningText(redactor)
+    pieces = [running.feed(text[at : at + size]) for at in range(0, len(text), size)]
+    said = b"".join(redactor.restore(piece.encode()) for piece in (*pieces, running.finish()))
+    assert said.decode() == re.sub(r"\[EMAIL_([0-9]+)\]", r"user\1@x.com", text)
+    assert any(pieces)
 
 
 @pytest.mark.parametrize(
