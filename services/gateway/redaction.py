@@ -23,11 +23,14 @@ _SEPARATORS: Final = b" -.()/"
 _JOINED: Final = frozenset(("CARD", "IBAN", "NATIONAL_ID", "PHONE", "SSN"))
 """Types whose values are the same whatever stands between their groups."""
 _DEEPEST: Final = 4
-# What stands before and after a number that is a member's value, or an item of a list.
-_MEMBER: Final = re.compile(rb'(\\*")[ \t\r\n]*:[ \t\r\n]*-?$')
-_ITEM: Final = re.compile(rb"[\[,][ \t\r\n]*-?$")
-_NUMBER_END: Final = re.compile(rb"(?:\.0+)?(?=[ \t\r\n]*(?:[,\]}]|$)|\\)")
-_REACH: Final = 40
+# What stands before and after a number that is a member's value, or an item of a list. In JSON that
+# stands in a string, white space is escaped.
+_SPACE: Final = rb"(?:[ \t\r\n]|\\++[nrt])*+"
+_MEMBER: Final = re.compile(rb'(\\*")%b:%b-?$' % (_SPACE, _SPACE))
+_ITEM: Final = re.compile(rb"[\[,]%b-?$" % _SPACE)
+_NUMBER_END: Final = re.compile(rb"(?:\.0+)?(?=%b(?:[,\]}]|$)|\\)" % _SPACE)
+_NESTED: Final = re.compile(rb'"%b[{\[]' % _SPACE)
+_REACH: Final = 256
 # The members that hold JSON in a string.
 _JSON_INSIDE: Final = re.compile(
     rb'"(?:arguments|partial_json|input)"[ \t\r\n]*:[ \t\r\n]*$|function_call_arguments'
@@ -180,7 +183,7 @@ class Redactor:
                 span = literals.around(found.start)
                 if span is None:
                     bare = _item_number(body, found)
-                elif depth < _DEEPEST and body[span[0] + 1 : span[0] + 2] in (b"{", b"["):
+                elif depth < _DEEPEST and _NESTED.match(body, span[0]):
                     nested[span[0]] = span[1]
             founds.append((found, bare))
         for found, bare in founds:

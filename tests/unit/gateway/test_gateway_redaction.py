@@ -81,6 +81,24 @@ def test_json_stays_json(value: object) -> None:
     assert type(msgspec.json.decode(Redactor().json(body))) is type(msgspec.json.decode(body))
 
 
+@pytest.mark.parametrize("indent", [None, 2, 4, 40])
+@pytest.mark.parametrize("depth", [0, 1, 2, 3])
+def test_numbers_become_strings_however_their_json_is_written(
+    depth: int, indent: int | None
+) -> None:
+    """Promise: JSON in a string stays JSON, also over several lines."""
+    card = 4111111111111111
+    text = json.dumps({"cards": [card, card], "one": card, "more": [[card]]}, indent=indent)
+    text = text.replace(": ", " :\n\t")
+    for _ in range(depth):
+        text = json.dumps({"arguments": f"\n{text}"}, indent=indent)
+    redacted = Redactor().json(text.encode()).decode()
+    for _ in range(depth):
+        redacted = json.loads(redacted)["arguments"]
+    number = "[CARD_1]"
+    assert json.loads(redacted) == {"cards": [number, number], "one": number, "more": [[number]]}
+
+
 def test_everything_but_the_match_stays_byte_for_byte() -> None:
     body = b'{ "n" : 1e5,"f":1.0, "s":"\\/ \\u00fc", "content" :  "x a@b.co y" }'
     expected = b'{ "n" : 1e5,"f":1.0, "s":"\\/ \\u00fc", "content" :  "x [EMAIL_1] y" }'
