@@ -28,9 +28,11 @@ _CONTROLS: Final = {
 }
 # What calls for a closer look: an escape that could be a control character, or a part of the name
 # of a member by which something is fetched.
-_CLOSER: Final = re2.compile(rb'\\u00|\\[bf]|"(?:image_|file_|server_)?url"')
+_CLOSER: Final = re2.compile(rb'\\u00|\\[bf]|"(?:image_|video_|audio_|file_|server_)?url"')
 _FETCHED: Final = {
     "image_url": ("image_url",),
+    "video_url": ("video_url",),
+    "audio_url": ("audio_url",),
     "input_image": ("image_url",),
     "input_file": ("file_url",),
     "computer_screenshot": ("image_url",),
@@ -38,6 +40,8 @@ _FETCHED: Final = {
     "url": ("url",),
 }
 """By an object's `type`, its members that are fetched."""
+_FETCHED_ANYWAY: Final = ("image_url", "video_url", "audio_url", "file_url")
+"""The same of an object that has no type, as of a mask, and as some servers take any part."""
 # What no one fetches: the arguments of a tool, which the client itself calls.
 _NOT_FETCHED: Final = frozenset(("input", "arguments", "parameters", "input_schema", "metadata"))
 _URL: Final = re.compile(
@@ -191,7 +195,7 @@ def _references(value: Any, path: str) -> Iterator[tuple[str, str]]:  # noqa: AN
     if not isinstance(value, dict):
         return
     kind = value.get("type")
-    fetched = _FETCHED.get(kind, ()) if isinstance(kind, str) else ()
+    fetched = _FETCHED.get(kind, ()) if isinstance(kind, str) else _FETCHED_ANYWAY
     for name, item in value.items():
         inner = f"{path}.{name}" if path else name
         if name in fetched:

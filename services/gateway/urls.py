@@ -19,6 +19,7 @@ import msgspec
 SCHEMES: Final = frozenset(("http", "https", "data"))
 _IGNORED: Final = re.compile(r"[\t\r\n]")
 _SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
+_QUERY: Final = re.compile(r"[?#]")
 _PART: Final = re.compile(r"(0[xX][0-9a-fA-F]*|0[0-7]*|[1-9][0-9]*)")
 _IN_NAME: Final = re.compile(
     r"(?<![0-9])([0-9]{1,3})[.-]([0-9]{1,3})[.-]([0-9]{1,3})[.-]([0-9]{1,3})(?![0-9])"
@@ -37,7 +38,7 @@ _INWARD_NAMES: Final = (
     "*.home.arpa",
     "*.svc",
     "*.consul",
-    # These names answer with an address of this machine.
+    # These names answer with an address of this machine, or with one that stands in the name.
     "localtest.me",
     "*.localtest.me",
     "lvh.me",
@@ -46,6 +47,8 @@ _INWARD_NAMES: Final = (
     "*.vcap.me",
     "lacolhost.com",
     "*.lacolhost.com",
+    "*.nip.io",
+    "*.sslip.io",
 )
 _NAT64: Final = ipaddress.ip_network("64:ff9b::/96")
 _LAST_PARTS: Final = {1: 0xFFFFFFFF, 2: 0xFFFFFF, 3: 0xFFFF, 4: 0xFF}
@@ -75,6 +78,9 @@ class URLRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             return ""
         if scheme[1].lower() not in SCHEMES:
             return "must be an https, http or data URL"
+        if "\\" in _QUERY.split(text, maxsplit=1)[0]:
+            # A slash for some readers and for others not, who find another host behind it.
+            return "must not hold a backslash"
         return self.host_problem(host(text))
 
     def host_problem(self, name: str) -> str:

@@ -110,6 +110,9 @@ PRIVATE = [
     "http://localhost./",
     "http://127.0.0.1.nip.io/",
     "http://10-0-0-1.sslip.io",
+    "http://7f000001.nip.io/",
+    "http://example.com\\@10.0.0.1/",
+    "http:\\\\example.com\\@10.0.0.1/",
     "http://metadata.google.internal/",
     "http://redis:6379/",
     "http://x.svc.cluster.local/",
@@ -137,6 +140,7 @@ def test_nothing_is_fetched_from_inside(url: str) -> None:
         "http://xn--r8jz45g.jp/",
         "data:image/png;base64,AA==",
         "https://cdn-10-years.example.com/",
+        "https://example.com/a?path=C:\\x",
     ],
 )
 def test_the_internet_can_be_fetched_from(url: str) -> None:
@@ -168,6 +172,22 @@ INSIDE = "http://10.0.0.1/a.png"
         (
             {"input": [{"content": [{"type": "input_file", "file_url": INSIDE}]}]},
             "input[0].content[0].file_url",
+        ),
+        (
+            {"messages": [{"content": [{"type": "video_url", "video_url": {"url": INSIDE}}]}]},
+            "messages[0].content[0].video_url.url",
+        ),
+        (
+            {"messages": [{"content": [{"type": "audio_url", "audio_url": {"url": INSIDE}}]}]},
+            "messages[0].content[0].audio_url.url",
+        ),
+        (
+            {"messages": [{"content": [{"image_url": INSIDE}]}]},
+            "messages[0].content[0].image_url",
+        ),
+        (
+            {"tools": [{"type": "image_generation", "input_image_mask": {"image_url": INSIDE}}]},
+            "tools[0].input_image_mask.image_url",
         ),
         ({"tools": [{"type": "mcp", "server_url": INSIDE}]}, "tools[0].server_url"),
         ({"mcp_servers": [{"type": "url", "url": INSIDE}]}, "mcp_servers[0].url"),
