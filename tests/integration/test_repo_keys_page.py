@@ -18,6 +18,7 @@ from services.common.health import Health
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "operations" / "keys.md"
+MANIFESTS = ROOT / "deploy" / "kubernetes"
 RULES = ROOT / "deploy" / "prometheus" / "keys.rules.yaml"
 
 
@@ -88,11 +89,17 @@ def test_the_manifest_sets_variables_that_exist_to_files_that_are_mounted() -> N
     known = {str(field.validation_alias) for field in AuditSettings.model_fields.values()}
     (secret,) = [block for block in blocks("bash") if "kubectl create secret" in block]
     held = set(re.findall(r"--from-file=([a-z0-9-]+)=", secret))
+    shipped = yaml.safe_load((MANIFESTS / "base" / "audit" / "statefulset.yaml").read_text())
+    (audit,) = shipped["spec"]["template"]["spec"]["containers"]
     for variable in container["env"]:
         assert variable["name"] in known
+        assert variable in audit["env"]
         path = Path(variable["value"])
         assert str(path.parent) == mount["mountPath"]
         assert path.name in held
+    assert mount in audit["volumeMounts"]
+    files = {one["value"] for one in audit["env"] if one.get("value", "").startswith("/")}
+    assert {Path(file).name for file in files} <= held
     assert pod["volumes"][0]["secret"]["defaultMode"] & 0o337 == 0
 
 

@@ -30,9 +30,10 @@ RULES: list[dict[str, Any]] = [
     if "alert" in rule
 ]
 SECTIONS = ["Check", "Act", "Verify"]
-NAMESPACES = {"weaver-ai", "weaver-audit"}
+NAMESPACES = {"weaver-ai", "weaver-audit", "monitoring"}
 FLAGS = {
-    "--all-containers", "--containers", "--dry-run", "--for", "--from-file", "--image",
+    "--all-containers", "--containers", "--dry-run", "--field-manager", "--for",
+    "--force-conflicts", "--from-file", "--image",
     "--namespace", "--previous", "--profile", "--server-side", "--since", "--sort-by",
     "--tail", "--target", "--timeout", "-A", "-c", "-f", "-it", "-k", "-l", "-n", "-o", "-p",
 }  # fmt: skip
