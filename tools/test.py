@@ -1,7 +1,7 @@
 """Run every test: `make test`. With arguments, plain pytest with these.
 
-The tests that start processes mostly wait, those of single units mostly calculate; so both run at
-the same time, the second with less of a claim to the processor, and its report follows.
+The tests of the whole suite mostly wait for its processes; so all others run at the same time, with
+a little less of a claim to the processor, and their report follows.
 """
 
 import subprocess
@@ -10,9 +10,9 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-WAITING = ("tests/e2e", "tests/integration")
-CALCULATING = ("tests/unit", "tests/contract")
-_POLITELY = ("nice", "-n", "10")
+WAITING = ("tests/e2e",)
+BESIDE = ("tests/unit", "tests/contract", "tests/integration")
+_POLITELY = ("nice", "-n", "5")
 
 
 def main() -> int:
@@ -22,13 +22,13 @@ def main() -> int:
         return subprocess.run([*pytest, *sys.argv[1:]], cwd=ROOT, check=False).returncode
     with tempfile.TemporaryFile() as report:
         beside = subprocess.Popen(
-            [*_POLITELY, *pytest, "-q", "-p", "no:cacheprovider", *CALCULATING],
+            [*_POLITELY, *pytest, "-q", "-p", "no:cacheprovider", *BESIDE],
             cwd=ROOT,
             stdout=report,
             stderr=subprocess.STDOUT,
         )
         try:
-            print(f"{' and '.join(CALCULATING)} run beside; their report follows.", flush=True)
+            print(f"{', '.join(BESIDE)} run beside; their report follows.", flush=True)
             first = subprocess.run([*pytest, *WAITING], cwd=ROOT, check=False).returncode
             second = beside.wait()
         finally:
