@@ -122,7 +122,8 @@ class StreamRedactor:
         if not chunk.choices:
             return before + self._redactor.json(data) + after
         self._last = chunk
-        ended = [choice.index for choice in chunk.choices if choice.finish_reason is not None]
+        # Some servers send an empty reason with every event.
+        ended = [choice.index for choice in chunk.choices if choice.finish_reason]
         overtaken = b"".join(map(self._overtaken, chunk.choices))
         pieces: list[bytes] = []
         done = 0

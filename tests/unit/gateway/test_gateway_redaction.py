@@ -187,6 +187,13 @@ def test_a_match_across_events_is_redacted() -> None:
     assert out.index(b'"odd":1.0') > 0
 
 
+def test_a_match_across_events_is_redacted_where_each_has_an_empty_finish_reason() -> None:
+    stream = StreamRedactor(Redactor())
+    out = b"".join(stream.events(event(part, "")) for part in ("mail bob@exam", "ple.com"))
+    out += stream.events(event(" now", "stop"))
+    assert texts(out) == {0: "mail [EMAIL_1] now"}
+
+
 def test_choices_are_kept_apart() -> None:
     stream = StreamRedactor(Redactor())
     out = b"".join(
