@@ -7,6 +7,8 @@ from services.common.errors import NotFound, WeaverError
 from services.gateway.ports import Model, ModelInfo
 
 FRESH_S = 5.0
+LONGEST_NAME = 256
+"""No model has a longer name: neither the limiter nor a record would hold it."""
 
 
 class Catalogue:
@@ -65,6 +67,8 @@ class Catalogue:
         self._read = now
 
     def _matching(self, name: str) -> ModelInfo | None:
+        if len(name) > LONGEST_NAME:
+            return None
         for model in self._patterns:
             before, _, after = model.id.partition("*")
             if (

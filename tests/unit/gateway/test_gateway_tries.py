@@ -45,7 +45,13 @@ async def test_a_pattern_stands_for_names_the_most_exact_first() -> None:
 
     assert (await catalogue.find("local/llama-big", [])).id == "local/*-big"
     assert (await catalogue.find("local/llama", ["research"])).id == "local/*"
-    for name, role in (("local/llama", "user"), ("local/", "research"), ("x/local/a", "research")):
+    assert (await catalogue.find("local/" + "a" * 250, ["research"])).id == "local/*"
+    for name, role in (
+        ("local/llama", "user"),
+        ("local/", "research"),
+        ("x/local/a", "research"),
+        ("local/" + "a" * 251, "research"),
+    ):
         with pytest.raises(NotFound):
             await catalogue.find(name, [role])
 
