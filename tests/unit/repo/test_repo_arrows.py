@@ -11,7 +11,7 @@ Arrow = tuple[str, str, int]
 
 STORE = [
     (caller, store, port)
-    for caller in ("gateway", "ratelimit", "model", "redis", "redis-sentinel")
+    for caller in ("gateway", "ratelimit", "redis", "redis-sentinel")
     for store, port in (("redis", 6379), ("redis-sentinel", 26379))
 ]
 ARROWS: set[Arrow] = {
