@@ -97,12 +97,15 @@ class _Maker:
             )
         stores = {f"redis://{host}:6379": password for host in STORES}
         self._text("redis-exporter/passwords.json", json.dumps(stores, indent=1))
+        cache = self._shared("cache/password", secrets.token_urlsafe(32))
+        self._text("cache/password", cache)
+        self._text("model/cache-password", cache)
+        self._text("model/cache-key", secrets.token_hex(32))
         self._text("grafana/password", secrets.token_urlsafe(18))
-        (self._root / "grafana").chmod(0o755)
-        (self._root / "grafana" / "password").chmod(0o444)
         # Images of others have users of their own; nobody gets past the root directory.
-        (self._root / "redis").chmod(0o755)
-        (self._root / "redis" / "password").chmod(0o444)
+        for place in ("grafana", "redis", "cache"):
+            (self._root / place).chmod(0o755)
+            (self._root / place / "password").chmod(0o444)
         return self._made
 
     def _certificates(self) -> None:
