@@ -8,7 +8,7 @@ VERSION ?= $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 REGISTRY ?= localhost
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-alerts test-faults metrics-doc check bench bench-compare bench-audit bench-model bench-privacy fuzz generate fmt lock stubs images deploy-test sbom audit clean
+.PHONY: help run test test-alerts test-faults test-operations rules metrics-doc check bench bench-compare bench-audit bench-model bench-privacy fuzz generate fmt lock stubs images deploy-test sbom audit clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -63,6 +63,9 @@ fuzz: $(VENV)/.dev ## Fuzz what reads clients' bytes, with atheris (SECONDS=60 e
 
 generate: $(VENV)/.dev ## Write gen/ and the generated documents anew
 	@$(BIN)/python tools/generate.py && $(BIN)/python tools/settings_doc.py && $(BIN)/python tools/alerts_page.py
+
+rules: $(VENV)/.dev ## Write the alert rules as a manifest for the Prometheus operator into dist/
+	@mkdir -p dist && $(BIN)/python -m tools.prometheus_rules > dist/prometheus-rules.yaml
 
 metrics-doc: $(VENV)/.dev ## Write the list of all metrics anew
 	@$(BIN)/python tools/metrics_doc.py

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
+from tools import prometheus_rules
+
 ROOT = Path(__file__).resolve().parents[3]
 DEPLOY = ROOT / "deploy"
 METRICS = ROOT / "docs" / "operations" / "metrics.md"
@@ -122,6 +124,7 @@ def test_the_collectors_parts_fit_together() -> None:
 
 
 def test_prometheus_scrapes_every_service_where_it_serves_its_metrics() -> None:
+    from services.cli.deployment_secrets import STORES  # noqa: PLC0415 - this test alone
     from services.cli.ports import LISTEN_DEFAULTS  # noqa: PLC0415 - this test alone
 
     configuration = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yaml").read_text())
@@ -131,6 +134,8 @@ def test_prometheus_scrapes_every_service_where_it_serves_its_metrics() -> None:
         port = int(LISTEN_DEFAULTS[f"WEAVER_{name.upper()}_METRICS_LISTEN"].rpartition(":")[2])
         assert looked_up["names"] == [name]
         assert looked_up["port"] == port
+    stores = {f"redis://{host}:6379" for host in STORES}
+    assert set(jobs["redis"]["static_configs"][0]["targets"]) == stores
     kept = jobs["envoy"]["metric_relabel_configs"][0]["regex"]
     asked_of_envoy = {
         name
@@ -142,3 +147,17 @@ def test_prometheus_scrapes_every_service_where_it_serves_its_metrics() -> None:
     assert asked_of_envoy
     for name in asked_of_envoy:
         assert re.fullmatch(kept, name), name
+
+
+def test_the_operators_manifest_has_every_rule() -> None:
+    made = prometheus_rules.manifest()
+    assert made["apiVersion"] == "monitoring.coreos.com/v1"
+    names = [
+        rule.get("alert", rule.get("record"))
+        for group in made["spec"]["groups"]
+        for rule in group["rules"]
+    ]
+    wanted = [rule.get("alert", rule.get("record")) for path in RULES for rule in rules(path)]
+    assert names == wanted
+    groups = [group["name"] for group in made["spec"]["groups"]]
+    assert len(groups) == len(set(groups))
