@@ -39,6 +39,8 @@ from stdnum.tr import tckimlik
 from stdnum.us import ssn
 from stdnum.za import idnr as za_idnr
 
+from services.gateway.number_checks import passes
+
 Named = tuple[str, int, int] | None
 """A type, and where its value stands in a candidate."""
 
@@ -176,7 +178,7 @@ def iban_end(text: bytes) -> int | None:
     number = text.translate(None, b" -")[:size]
     if len(number) < size or int(_as_digits(number[4:] + number[:4])) % 97 != 1:
         return None
-    if not iban.is_valid(number.decode()):
+    if not passes(iban.is_valid, number.decode()):
         return None
     taken = 0
     for end, character in enumerate(text, 1):
@@ -194,7 +196,10 @@ def _as_digits(number: bytes) -> str:
 def is_national_id(text: bytes) -> bool:
     """Check an identifier that has letters in it."""
     number = text.decode()
-    if any(module.is_valid(number) for module in (hetu, dni, nie, codicefiscale, curp, pan, ric)):
+    if any(
+        passes(module.is_valid, number)
+        for module in (hetu, dni, nie, codicefiscale, curp, pan, ric)
+    ):
         return True
     if (
         text[:1].isalpha()
@@ -262,7 +267,7 @@ def named_number(text: bytes) -> Named:
 
 def _passes(checks: tuple[Callable[[str], bool], ...], value: bytes) -> bool:
     number = value.translate(None, b" -./").decode()
-    return any(check(number) for check in checks)
+    return any(passes(check, number) for check in checks)
 
 
 def _is_paper(value: bytes) -> bool:

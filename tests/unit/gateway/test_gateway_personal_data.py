@@ -159,6 +159,12 @@ def test_no_input_stalls_the_scan(unit: str) -> None:
     assert min(seconds(32_000) for _ in range(2)) < small * 8 * 6 + 0.05
 
 
+@pytest.mark.parametrize("text", ["339736208605127146", "id number 339736208605127146"])
+def test_a_number_that_a_check_cannot_cope_with_is_none(text: str) -> None:
+    """Promise: no number in a prompt becomes a 500."""
+    assert list(find(text.encode())) == []
+
+
 def test_tokens_without_end_are_one_and_not_each_searched_to_the_end() -> None:
     raw = b"eyJhbGciOiJub25lIn0." * 1000
     (found,) = find(raw)
