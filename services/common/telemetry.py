@@ -50,6 +50,10 @@ _parent: Final = re.compile(
     r"(?!ff)[0-9a-f]{2}-((?!0{32})[0-9a-f]{32})-((?!0{16})[0-9a-f]{16})-([0-9a-f]{2})"
 ).fullmatch
 _attributes_of: dict[str, Mapping[str, str]] = {}
+_SLOW_S: Final = 1.0
+_NO_PATIENCE_S: Final = 0.1
+_kept_waiting: asyncio.AbstractEventLoop | None = None
+"""Where the collector did not answer at the end."""
 
 
 class Scope:
@@ -193,7 +197,11 @@ def start_tracing(
 
 
 async def bounded(shutdown: Callable[[], None]) -> None:
-    """Shut down on a thread of its own, and leave it behind if the collector does not answer."""
+    """Shut down on a thread of its own, and leave it behind if the collector does not answer.
+
+    A process has several queues for one collector: once it kept one waiting, no other waits.
+    """
+    global _kept_waiting  # noqa: PLW0603 - one loop a process, but for tests
     loop, done = asyncio.get_running_loop(), asyncio.Event()
 
     def run() -> None:
@@ -202,8 +210,12 @@ async def bounded(shutdown: Callable[[], None]) -> None:
             loop.call_soon_threadsafe(done.set)
 
     threading.Thread(target=run, name="telemetry-shutdown", daemon=True).start()
+    began = loop.time()
     with suppress(TimeoutError):
-        await asyncio.wait_for(done.wait(), EXPORT_TIMEOUT_S)
+        patience_s = _NO_PATIENCE_S if _kept_waiting is loop else EXPORT_TIMEOUT_S
+        await asyncio.wait_for(done.wait(), patience_s)
+    if loop.time() - began > _SLOW_S:
+        _kept_waiting = loop
 
 
 def traced(  # noqa: PLR0913 - what a listener decides

@@ -100,13 +100,3 @@ async def test_too_many_requests_are_told_when_to_return(own_suite: Any) -> None
         start = time.monotonic()
         await patient.chat.completions.create(**chat())
         assert time.monotonic() - start > 0.3
-
-
-async def test_surfaces_that_are_not_served_say_so(suite: Any) -> None:
-    async with http(suite) as client:
-        refused = await client.get("/v1/admin/api_keys")
-        assert (refused.status_code, refused.json()["error"]["code"]) == (403, "permission_denied")
-    token = suite.weaver("token", "--subject", "root", "--role", "admin").stdout.strip()
-    async with http(suite, key=token) as client:
-        refused = await client.get("/v1/admin/api_keys")
-        assert (refused.status_code, refused.json()["error"]["code"]) == (501, "unimplemented")

@@ -107,7 +107,9 @@ async def test_the_provider_never_sees_what_returns_to_the_caller(
             system="Their address is carol@example.org.",
             messages=[{"role": "user", "content": text}],
         )
-        assert message.content[0].text == said
+        block = message.content[0]
+        assert block.type == "text"
+        assert block.text == said
         assert "carol@" not in upstream.requests[-1].body.decode()
         async with client.messages.stream(
             model="gpt-test", max_tokens=100, messages=[{"role": "user", "content": text}]
