@@ -7,7 +7,7 @@ from typing import Any
 import openai
 import pytest
 
-from tests.e2e.clients import chat, http, sdk
+from tests.e2e.clients import chat, sdk
 
 
 @pytest.fixture
