@@ -2,6 +2,8 @@
 
 import json
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -10,7 +12,7 @@ import pytest
 from services.cli.backup.snapshot import Session
 from services.cli.doctor.checklist import ITEMS
 from services.common.valkey import Address
-from tests.e2e.conftest import RunningSuite
+from tests.e2e.conftest import RunningSuite, wait_until
 
 
 @pytest.fixture(scope="module")
@@ -126,3 +128,24 @@ def test_a_deployment_that_is_down_is_said_to_be(
     found = examined(suite, "front door", "store", expect=1)
     assert "does not answer" in bad(found)
     assert states(examined(suite, "services", expect=2)) == {"unknown"}
+
+
+def test_what_only_administrators_are_told_is_found(
+    start_suite: Callable[[str, Mapping[str, str]], RunningSuite],
+) -> None:
+    """As in production: /health names the parts alone."""
+    suite = start_suite("up", {"WEAVER_HEALTH_DETAILS": "administrators"})
+    assert states(examined(suite, "front door", expect=0)) == {"good"}
+    key = suite.state_dir / "keys" / "telemetry_signing_key.pem"
+    key.write_bytes(key.read_bytes()[:500])
+    wait_until(lambda: "audit.key_rotation is down" in bad(examined(suite, "front door")), 40)
+    stranger = {**suite.environment, "WEAVER_API_KEY": suite.api_key}
+    done = subprocess.run(
+        [sys.executable, "-m", "services.cli", "doctor", "--json", "--only", "front door"],
+        env=stranger,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert "of one, for /v1/health" in done.stdout
