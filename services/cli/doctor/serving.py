@@ -4,14 +4,13 @@ import json
 import socket
 from collections.abc import Iterator
 from typing import NamedTuple
-from urllib.parse import urlsplit
 
 from services.cli.doctor.finding import Finding
 from services.cli.doctor.surroundings import TIMEOUT_S, Answer, Scrape, Surroundings
+from services.common.otlp import endpoint
 
 _OK = 200
 _VERSIONS = ("weaver_build_info", "weaver_info")
-_OTLP = {"http": 4317, "https": 443}
 
 
 def front_door(around: Surroundings) -> Iterator[Finding]:
@@ -105,13 +104,16 @@ def services(around: Surroundings) -> Iterator[Finding]:
 
 
 def telemetry(around: Surroundings) -> Iterator[Finding]:
-    """Say whether the collector can be reached, where one is used."""
+    """Say whether the collector can be reached, where one is used.
+
+    Raises:
+        SettingsError: the services would not start with its address.
+    """
     if not around.edge.telemetry_enabled:
         yield Finding("telemetry", "good", "no traces are sent (WEAVER_TELEMETRY_ENABLED)")
         return
-    endpoint = around.edge.telemetry_endpoint
-    parts = urlsplit(endpoint if "//" in endpoint else f"//{endpoint}")
-    host, port = parts.hostname or "", parts.port or _OTLP.get(parts.scheme, 4318)
+    collector = endpoint(around.edge.telemetry_endpoint)
+    host, port = collector.host, collector.port
     try:
         socket.create_connection((host, port), timeout=TIMEOUT_S).close()
     except OSError as error:

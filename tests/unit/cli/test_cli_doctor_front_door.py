@@ -105,3 +105,28 @@ def test_an_answer_that_is_no_report_is_bad(said: Mapping[str, object]) -> None:
 def test_nobody_there_is_bad() -> None:
     (only,) = found(Front(None, WHOLE, ADMIN))
     assert "does not answer: nobody listens" in only.what
+
+
+@pytest.mark.parametrize(
+    ("address", "place"),
+    [
+        ("http://otel:4317", ("otel", 4317)),
+        ("http://otel", ("otel", 80)),
+        ("https://otel.example.com", ("otel.example.com", 443)),
+    ],
+)
+def test_the_collector_is_looked_for_where_services_send_to(
+    address: str, place: tuple[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WEAVER_TELEMETRY_ENABLED", "true")
+    monkeypatch.setenv("WEAVER_TELEMETRY_ENDPOINT", address)
+    asked: list[tuple[str, int]] = []
+
+    def refuse(where: tuple[str, int], timeout: float) -> None:
+        assert timeout
+        asked.append(where)
+        raise ConnectionRefusedError
+
+    monkeypatch.setattr("socket.create_connection", refuse)
+    (only,) = serving.telemetry(Front(PARTS, WHOLE, ""))
+    assert (only.state, asked) == ("warning", [place])
