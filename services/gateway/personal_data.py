@@ -82,9 +82,12 @@ def _nothing(_: bytes, start: int, end: int) -> tuple[_Span, ...]:
 
 
 def _token(data: bytes, start: int, end: int) -> tuple[_Span, ...]:
+    key = data.find(b"-----BEGIN", start, end)
+    if key >= 0:
+        end = key
     size = secrets.token_end(data[start:end])
     if size is None:
-        return ()
+        return (_Span("", end, end),)
     # What follows in a long run is not searched again, since it could be tokens without end.
     return (_Span("TOKEN", start, end if end - start > LONGEST_SECRET else start + size),)
 

@@ -165,6 +165,15 @@ def test_a_number_that_a_check_cannot_cope_with_is_none(text: str) -> None:
     assert list(find(text.encode())) == []
 
 
+@pytest.mark.parametrize(
+    "before", ["eyJhbGciOiJub25lIn0.eyJzdWIiOiIx", "eyJhbGciOiJub25lIn0.e30.c2lnbmF0"]
+)
+def test_a_key_right_behind_a_token_is_found(before: str) -> None:
+    # pragma: allowlist nextline secret
+    key = "-----BEGIN PRIVATE KEY-----\n" + "MIIEow" * 20 + "\n-----END PRIVATE KEY-----"
+    assert "PRIVATE_KEY" in [found.type for found in find((before + key).encode())]
+
+
 def test_tokens_without_end_are_one_and_not_each_searched_to_the_end() -> None:
     raw = b"eyJhbGciOiJub25lIn0." * 1000
     (found,) = find(raw)
