@@ -70,12 +70,7 @@ class Shadow:
 
     def __init__(self, raw: bytes) -> None:
         """See the class."""
-        data = raw
-        if b"\\" in data:
-            for escape, plain in _ESCAPES:
-                data = data.replace(escape, plain)
-            if b"\\u" in data:
-                data = _OTHER_ESCAPE.sub(_OTHER_LETTER, data)
+        data = unescaped(raw)
         self._shadow_at: list[int] = []
         self._raw_at: list[int] = []
         self.data = data if data.isascii() and b"\\u" not in data else self._folded(data)
@@ -101,6 +96,16 @@ class Shadow:
             self._shadow_at.append(size)
             self._raw_at.append(end)
         return b"".join([*pieces, data[done:]]) if pieces else data
+
+
+def unescaped(raw: bytes) -> bytes:
+    """Return a text with its commonest escapes seen through; each byte keeps its place."""
+    if b"\\" not in raw:
+        return raw
+    data = raw
+    for escape, plain in _ESCAPES:
+        data = data.replace(escape, plain)
+    return _OTHER_ESCAPE.sub(_OTHER_LETTER, data) if b"\\u" in data else data
 
 
 def plain_text(shadow: bytes) -> bytes:

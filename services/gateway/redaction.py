@@ -13,7 +13,7 @@ from typing import Any, Final
 import msgspec
 
 from services.common.errors import FieldViolation, InvalidArgument, Unavailable
-from services.gateway.json_places import Literals, place
+from services.gateway.json_places import Literals, place, whole
 from services.gateway.personal_data import TYPES, Find, find, suspicious
 from services.gateway.privacy import REDACT_ALL, Action, Rules
 
@@ -129,8 +129,10 @@ class Redactor:
         """
         if not suspicious(raw):
             return raw
-        # A quote in front makes the places those of the whole.
-        return self._spliced(b'"' + raw if inside else raw)[inside:]
+        # What is put in front makes the places those of the whole: inside of a string, or behind
+        # the name of a member, so that a number is known for one.
+        front = b'"' if inside else b'""' if raw.lstrip()[:1] == b":" else b'"":'
+        return self._spliced(front + raw)[len(front) :]
 
     def restore(self, data: bytes) -> bytes:
         """Return an answer, or events of one, with the caller's own values in it again."""
@@ -183,7 +185,7 @@ class Redactor:
                 span = literals.around(found.start)
                 if span is None:
                     bare = _item_number(body, found)
-                elif depth < _DEEPEST and _NESTED.match(body, span[0]):
+                elif depth < _DEEPEST and _NESTED.match(body, span[0]) and whole(body, span):
                     nested[span[0]] = span[1]
             founds.append((found, bare))
         for found, bare in founds:
@@ -290,7 +292,7 @@ def _with_sign(body: bytes, start: int) -> int:
 
 
 def _decoded(literal: bytes) -> bytes:
-    text: str = json.loads(literal)
+    text: str = json.loads(literal, strict=False)
     return text.encode("utf-8", "surrogatepass")
 
 

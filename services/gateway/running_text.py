@@ -7,6 +7,7 @@ from typing import Final
 import re2
 
 from services.gateway.closing import Closing
+from services.gateway.folding import unescaped
 from services.gateway.identity_documents import NAMES, WIDEST_GAP
 from services.gateway.personal_data import (
     LONGEST_MATCH,
@@ -50,6 +51,8 @@ _PRIVATE_KEY: Final = re.compile(
 # A placeholder that is not complete, or none yet.
 _PLACEHOLDER: Final = re.compile(rb"\[(?:[A-Z][A-Z_]{0,15}(?:_[0-9]{0,9})?)?$")
 _LONGEST_PLACEHOLDER: Final = 28
+_ESCAPE: Final = re.compile(rb"\\u[0-9a-fA-F]{4}")
+_NO_LETTER: Final = b"\x01" * 6
 _CUT_ESCAPE: Final = re.compile(rb"\\+(?:u[0-9a-fA-F]{0,3})?$")
 _QUOTE: Final = re.compile(rb'(?:[^"\\]++|\\.)*+"', re.DOTALL)
 
@@ -96,21 +99,25 @@ class RunningText:
         if not self._arguments:
             return redact.plain(raw).decode("utf-8", "surrogatepass")
         redacted = redact.arguments(raw, inside=self._inside)
-        for _ in _QUOTE.finditer(raw):
-            self._inside = not self._inside
+        at = 0
+        while (quote := _QUOTE.match(raw, at)) is not None:
+            self._inside, at = not self._inside, quote.end()
         return redacted.decode("utf-8", "surrogatepass")
 
 
 def _cut(raw: bytes) -> int:
     """Return up to where a text can be released."""
     size = len(raw)
+    seen = unescaped(raw)
     cut = max(size - _last_word(raw), size - LONGEST_MATCH, 0)
-    cut = min(cut, _run(raw, size))
-    if cut < size and raw[cut] in _DIGITS:
-        cut = min(cut, _run(raw, cut))
-    several = _UNFINISHED.search(raw, max(0, size - _WINDOW))
-    if several is not None:
-        cut = min(cut, several.start())
+    cut = min(cut, _run(seen, size))
+    if cut < size and seen[cut] in _DIGITS:
+        cut = min(cut, _run(seen, cut))
+    window = max(0, size - _WINDOW)
+    for text in (raw, seen, _ESCAPE.sub(_NO_LETTER, raw)) if b"\\" in raw else (raw,):
+        several = _UNFINISHED.search(text, window)
+        if several is not None:
+            cut = min(cut, several.start())
     cut = min(cut, _long(raw))
     return _whole(raw, cut) if 0 < cut < size else cut
 
@@ -168,4 +175,4 @@ def _whole(raw: bytes, cut: int) -> int:
     while cut and raw[cut] & 0xC0 == 0x80:  # noqa: PLR2004 - the middle of a character
         cut -= 1
     escape = _CUT_ESCAPE.search(raw, max(0, cut - 12), cut)
-    return escape.start() if escape is not None and escape.start() else cut
+    return cut if escape is None else escape.start()

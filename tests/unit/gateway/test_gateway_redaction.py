@@ -148,6 +148,27 @@ def test_a_long_secret_is_held_until_it_is_whole(secret: str, size: int) -> None
     assert "eyJ" not in out
 
 
+ARGUMENTS = [
+    {"n": 4111111111111111},
+    {"list": [4111111111111111, -378282246310005, "x,4111111111111111 y"]},
+    {"text": "over\n4111 1111 1111 1111\nand\npassport: C01X00T47\n"},
+    {"text": "\u4f60\u597d0049 30 901820, caf\u00e9\u00a0passport: C01X00T47"},
+    {"inner": '{"n": "a, 4111111111111111, b"}'},
+]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 8])
+@pytest.mark.parametrize("value", ARGUMENTS)
+def test_arguments_in_pieces_say_what_the_whole_says(value: object, size: int) -> None:
+    """Promise: JSON stays JSON, and no escape beside a value hides it."""
+    text = json.dumps(value)
+    running = RunningText(Redactor(), arguments=True)
+    out = "".join(running.feed(text[at : at + size]) for at in range(0, len(text), size))
+    out += running.finish()
+    assert out == Redactor().json(text.encode()).decode()
+    assert json.loads(out) != value
+
+
 def test_a_text_without_end_is_not_held_without_bound() -> None:
     running = RunningText(Redactor())
     released = sum(len(running.feed("x" * 100)) for _ in range(100))
