@@ -141,6 +141,26 @@ _CHECKS: Final[dict[bytes, tuple[Callable[[str], bool], ...]]] = {
         pin.is_valid,
     ),
 }
+# How long the numbers of the countries in that last line are, since each check costs its time.
+_LENGTHS: Final[dict[Callable[[str], bool], range | tuple[int, ...]]] = {
+    pesel.is_valid: (11,),
+    bsn.is_valid: range(10),
+    idnr.is_valid: (11,),
+    cpf.is_valid: (11,),
+    cpr.is_valid: (10,),
+    personnummer.is_valid: (10, 12),
+    fodselsnummer.is_valid: (11,),
+    aadhaar.is_valid: (12,),
+    sin.is_valid: (9,),
+    cnp.is_valid: (13,),
+    egn.is_valid: (10,),
+    ik.is_valid: (11,),
+    tckimlik.is_valid: (11,),
+    za_idnr.is_valid: (13,),
+    il_idnr.is_valid: range(10),
+    ric.is_valid: (18,),
+    pin.is_valid: (13,),
+}
 _PASSPORT: Final = b"passport|reisepass|passeport|pasaporte|passaporto|paspoort|paszport|passnummer"
 NAMES: Final = b"|".join((_PASSPORT, *_CHECKS))
 """The words that make a number after them a document's."""
@@ -267,7 +287,11 @@ def named_number(text: bytes) -> Named:
 
 def _passes(checks: tuple[Callable[[str], bool], ...], value: bytes) -> bool:
     number = value.translate(None, b" -./").decode()
-    return any(passes(check, number) for check in checks)
+    return any(
+        passes(check, number)
+        for check in checks
+        if check not in _LENGTHS or len(number) in _LENGTHS[check]
+    )
 
 
 def _is_paper(value: bytes) -> bool:
