@@ -19,6 +19,8 @@ from services.gateway.personal_data import (
 from services.gateway.redaction import Redactor
 from services.gateway.secret_formats import SECRET_NAMES
 
+LONGEST_KNOWN: Final = 64 * 1024
+"""No key is longer, and each piece of a stream is searched together with what is held."""
 _LONG_TYPES: Final = frozenset(("TOKEN", "PRIVATE_KEY"))
 # What digits in groups consist of, separators and digits of other scripts included.
 _RUN: Final = b"0123456789 ().-/+\t\n\r\x01\xc2\xd9\xdb\xe2\xef\xf0" + bytes(range(0x80, 0xC0))
@@ -61,7 +63,8 @@ class RunningText:
     """One text of a stream, redacted across the borders of its chunks.
 
     What could be the beginning of a match is held back until it is decided, and no more than
-    `LONGEST_MATCH` characters of it, `LONGEST_SECRET` of a token or key.
+    `LONGEST_MATCH` characters of it, `LONGEST_SECRET` of a token or key. One that is known for it
+    is held until it ends, up to `LONGEST_KNOWN`.
 
     Args:
         redactor: the request's.
@@ -165,7 +168,8 @@ def _whole(raw: bytes, cut: int) -> int:
             if found.since >= cut:
                 break
             if found.since < cut < found.end and (
-                found.end - found.since <= LONGEST_MATCH or found.type in _LONG_TYPES
+                found.end - found.since
+                <= (LONGEST_KNOWN if found.type in _LONG_TYPES else LONGEST_MATCH)
             ):
                 cut = found.since
                 break

@@ -175,6 +175,18 @@ def test_a_text_without_end_is_not_held_without_bound() -> None:
     assert released > 9000
 
 
+@pytest.mark.parametrize(
+    "begin",
+    # pragma: allowlist nextline secret
+    ["-----BEGIN PRIVATE KEY-----\n", "eyJhbGciOiJub25lIn0.eyJzdWIiOiIxIn0."],
+)
+def test_a_secret_without_end_is_not_held_without_bound(begin: str) -> None:
+    running = RunningText(Redactor())
+    pieces = [running.feed(begin)] + [running.feed("A" * 4096) for _ in range(24)]
+    assert "".join(pieces).startswith(("[PRIVATE_KEY_1]", "[TOKEN_1]"))
+    assert not any(pieces[:16])
+
+
 def event(content: str, finish: str | None = None, index: int = 0) -> bytes:
     choice = {"index": index, "delta": {"content": content}, "finish_reason": finish}
     chunk = {"id": "c", "created": 1, "model": "m", "odd": 1.0, "choices": [choice]}
