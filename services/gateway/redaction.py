@@ -185,14 +185,14 @@ class Redactor:
                 span = literals.around(found.start)
                 if span is None:
                     bare = _item_number(body, found)
-                elif depth < _DEEPEST and _NESTED.match(body, span[0]) and whole(body, span):
-                    nested[span[0]] = span[1]
+                elif depth < _DEEPEST and span[0] not in nested:
+                    nested[span[0]] = span[1] if _holds_json(body, span) else 0
             founds.append((found, bare))
         for found, bare in founds:
             if found.start < done:
                 continue
             span = literals.around(found.start) if nested and literals is not None else None
-            if span is not None and span[0] in nested:
+            if span is not None and nested.get(span[0]):
                 inner = _decoded(body[span[0] : span[1]])
                 spliced = self._spliced(inner, prompt=prompt, depth=depth + 1)
                 pieces += body[done : span[0]], _encoded(spliced)
@@ -289,6 +289,17 @@ def _item_number(body: bytes, found: Find) -> tuple[int, int, bytes]:
 
 def _with_sign(body: bytes, start: int) -> int:
     return start - 1 if body[start - 1 : start] == b"-" else start
+
+
+def _holds_json(body: bytes, span: tuple[int, int]) -> bool:
+    """Say whether a string holds JSON rather than a text that begins like it."""
+    if not _NESTED.match(body, span[0]) or not whole(body, span):
+        return False
+    try:
+        msgspec.json.decode(_decoded(body[slice(*span)]))
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False
+    return True
 
 
 def _decoded(literal: bytes) -> bytes:

@@ -99,6 +99,12 @@ def test_numbers_become_strings_however_their_json_is_written(
     assert json.loads(redacted) == {"cards": [number, number], "one": number, "more": [[number]]}
 
 
+def test_a_text_that_only_begins_like_json_gets_no_quotes() -> None:
+    body = b'{"content":"[note] caf\\u00e9, 4111111111111111, and 4111111111111111, so"}'
+    expected = b'{"content":"[note] caf\\u00e9, [CARD_1], and [CARD_1], so"}'
+    assert Redactor().json(body) == expected
+
+
 def test_everything_but_the_match_stays_byte_for_byte() -> None:
     body = b'{ "n" : 1e5,"f":1.0, "s":"\\/ \\u00fc", "content" :  "x a@b.co y" }'
     expected = b'{ "n" : 1e5,"f":1.0, "s":"\\/ \\u00fc", "content" :  "x [EMAIL_1] y" }'
