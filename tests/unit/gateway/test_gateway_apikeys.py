@@ -289,6 +289,20 @@ async def test_a_key_that_made_room_before_its_caller_went_on_is_not_kept_at_han
     assert await second.refusal(keys[0].text) == (Unauthenticated, "DISABLED_CREDENTIAL")
 
 
+async def test_secrets_of_one_key_make_room_for_one_another(
+    gateway: Gateway, other: Callable[..., Gateway]
+) -> None:
+    made = await gateway.create()
+    new = text.make(made.id)
+    await gateway.admin.change(
+        made.id, lambda key, now: key.rotated(new.text, overlap_s=60, now=now), "root"
+    )
+    second = other(most=1)
+    for key in (made.text, new.text, made.text):
+        assert (await second.principal(key)).subject == made.id
+    assert len(second.cache) == 1
+
+
 async def test_a_new_secret_is_accepted_at_once_where_the_old_one_was_known(
     gateway: Gateway, other: Callable[..., Gateway], clock: StillClock
 ) -> None:
