@@ -119,6 +119,13 @@ def test_networks_are_the_arrows_of_the_design(services: dict[str, Any]) -> None
     assert inside == {"edge", "core", "store", "telemetry"}
 
 
+def test_the_log_has_an_address_that_stays_when_it_restarts(services: dict[str, Any]) -> None:
+    place = services["audit"]["networks"]["core"]["ipv4_address"]
+    assert place == "${WEAVER_CORE_NETWORK:-172.31.252}.10"
+    for name in ("gateway", "ratelimit", "model"):
+        assert services[name]["environment"]["WEAVER_AUDIT_ADDRESS"] == f"{place}:8003"
+
+
 def test_services_wait_for_the_health_of_those_they_need(services: dict[str, Any]) -> None:
     needs = services["gateway"]["depends_on"]
     assert needs.keys() == {"ratelimit", "model", "audit"}
