@@ -74,7 +74,8 @@ def service_config(idempotent: Iterable[str]) -> str:
         "initialBackoff": "0.05s",
         "maxBackoff": "0.5s",
         "backoffMultiplier": 2,
-        "retryableStatusCodes": ["UNAVAILABLE"],
+        # A server that ends breaks off what has arrived and was not looked at yet.
+        "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"],
     }
     config: dict[str, Any] = {"loadBalancingConfig": [{"round_robin": {}}]}
     if names:

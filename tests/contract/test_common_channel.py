@@ -111,7 +111,7 @@ def test_the_service_config_names_methods_and_spreads_over_addresses() -> None:
     assert config["loadBalancingConfig"] == [{"round_robin": {}}]
     (method,) = config["methodConfig"]
     assert method["name"] == [{"service": "weaver.ratelimit.v1.RateLimitService", "method": "Peek"}]
-    assert method["retryPolicy"]["retryableStatusCodes"] == ["UNAVAILABLE"]
+    assert method["retryPolicy"]["retryableStatusCodes"] == ["UNAVAILABLE", "CANCELLED"]
     assert "methodConfig" not in json.loads(service_config([]))
 
 
