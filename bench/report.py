@@ -64,7 +64,7 @@ def measured(raw: dict[str, Any]) -> str:
         for name in dict.fromkeys(one["subject"] for one in raw["paces"]):
             of_it = [one for one in raw["paces"] if one["subject"] == name]
             first = _spread([one["first_ms"] for one in of_it], 2)
-            told = [one["chunk_ms"] for one in of_it if one["chunk_ms"] == one["chunk_ms"]]  # noqa: PLR0124 - not a number
+            told = [one["chunk_ms"] for one in of_it if one["chunk_ms"] == one["chunk_ms"]]
             each = _spread(told, 2) if told else "not told"
             lines.append(f"| {name} | {first} | {each} |")
         lines.append("")
