@@ -5,18 +5,18 @@ from contextlib import AsyncExitStack
 
 import structlog
 
+from services.common.file_watch import FileWatch, Tell
+from services.common.operator_file import OperatorFileError
 from services.common.settings import SettingsError
+from services.gateway import roles
 from services.gateway.authorization import Authorizer
-from services.gateway.roles import RolePolicy, RolesError
-from services.gateway.roles_watch import Observer, RolesWatch
+from services.gateway.roles import RolePolicy
 from services.gateway.settings import GatewaySettings
 
 _log = structlog.get_logger()
 
 
-def open_authorizer(
-    settings: GatewaySettings, stack: AsyncExitStack, observer: Observer
-) -> Authorizer:
+def open_authorizer(settings: GatewaySettings, stack: AsyncExitStack, tell: Tell) -> Authorizer:
     """Return what decides by roles; the stack stops what follows their file.
 
     Raises:
@@ -27,10 +27,10 @@ def open_authorizer(
     if settings.roles_file is None:
         adopt(authorizer.policy)
         return authorizer
-    watch = RolesWatch(settings.roles_file, adopt, observer)
+    watch = FileWatch(settings.roles_file, roles.parse, adopt, tell)
     try:
-        watch.first()
-    except RolesError as error:
+        adopt(watch.first())
+    except OperatorFileError as error:
         msg = f"WEAVER_ROLES_FILE: {error}"
         raise SettingsError(msg) from None
     watch.start()

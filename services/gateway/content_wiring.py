@@ -3,17 +3,18 @@
 from contextlib import AsyncExitStack
 from functools import partial
 
+from services.common.file_watch import FileWatch, Tell
+from services.common.operator_file import OperatorFileError
 from services.common.settings import SettingsError
 from services.gateway import privacy
 from services.gateway.content import Content
-from services.gateway.content_policy_watch import ContentPolicyWatch, Observer
 from services.gateway.guard import GuardSettings
-from services.gateway.privacy import Action, Policy, PrivacyError, Rules
+from services.gateway.privacy import Action, Policy, Rules
 from services.gateway.redaction_settings import RedactionSettings
 from services.gateway.urls import URLRules
 
 
-def open_content(settings: RedactionSettings, stack: AsyncExitStack, observer: Observer) -> Content:
+def open_content(settings: RedactionSettings, stack: AsyncExitStack, tell: Tell) -> Content:
     """Return what decides about content; the stack stops what follows the policy's file.
 
     Raises:
@@ -43,10 +44,10 @@ def open_content(settings: RedactionSettings, stack: AsyncExitStack, observer: O
         types=settings.pii_actions,
         must_redact=settings.production,
     )
-    watch = ContentPolicyWatch(settings.content_policy_file, parse, content.adopt, observer)
+    watch = FileWatch(settings.content_policy_file, parse, content.adopt, tell)
     try:
-        watch.first()
-    except PrivacyError as error:
+        content.adopt(watch.first())
+    except OperatorFileError as error:
         msg = f"WEAVER_CONTENT_POLICY_FILE: {error}"
         raise SettingsError(msg) from None
     watch.start()

@@ -31,7 +31,7 @@ class Action(StrEnum):
     PASS = "pass"  # noqa: S105 - no password
 
 
-class PrivacyError(Exception):
+class PrivacyError(OperatorFileError):
     """The policy is none; the message says where and what is allowed."""
 
 

@@ -47,7 +47,7 @@ class Administration(IntEnum):
     WRITE = 2
 
 
-class RolesError(Exception):
+class RolesError(OperatorFileError):
     """The file does not declare roles; the message says where and what is allowed."""
 
 

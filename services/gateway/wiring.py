@@ -148,7 +148,7 @@ async def build(
     )
     reporter.recorder, reporter.dependencies = recorder, dependencies
     changes = ConfigurationReports(registry, health, reporter.configuration_changed)
-    authorizer = open_authorizer(settings, stack, changes)
+    authorizer = open_authorizer(settings, stack, changes.roles_read)
     tokens = None
     if "jwt" in settings.auth_mode:
         tokens = open_tokens(settings, stack, clock, changes)
@@ -168,7 +168,7 @@ async def build(
         refusals=refusals,
         clock=clock,
         settings=PipelineSettings(
-            content=open_content(settings, stack, changes),
+            content=open_content(settings, stack, changes.content_policy_read),
             max_output_tokens=settings.request_max_tokens,
             request_timeout_s=settings.request_timeout_ms / 1000,
             stream_idle_timeout_s=settings.stream_idle_timeout_ms / 1000,

@@ -33,7 +33,7 @@ _NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,39}")
 Per = Literal["second", "minute", "hour", "day", "month"]
 
 
-class PolicyError(Exception):
+class PolicyError(OperatorFileError):
     """The file is not a policy; the message says where and what is allowed."""
 
 

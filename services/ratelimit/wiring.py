@@ -14,6 +14,7 @@ from services.common.clock import SystemClock
 from services.common.component import Component
 from services.common.health import Health
 from services.common.local import LocalChannel
+from services.common.operator_file import OperatorFileError
 from services.common.settings import SettingsError
 from services.common.valkey_settings import location
 from services.ratelimit import defaults
@@ -23,7 +24,7 @@ from services.ratelimit.limiter import Limiter
 from services.ratelimit.memory_store import MemoryStore
 from services.ratelimit.metrics import Metrics
 from services.ratelimit.policy import Policy
-from services.ratelimit.policy_file import PolicyError, assemble, parse
+from services.ratelimit.policy_file import assemble, parse
 from services.ratelimit.policy_watch import PolicyWatch
 from services.ratelimit.redis_store import RedisStore
 from services.ratelimit.replicas import Recent
@@ -150,7 +151,7 @@ def _policy(
     )
     try:
         return watch, watch.first()
-    except PolicyError as error:
+    except OperatorFileError as error:
         msg = f"WEAVER_RATELIMIT_POLICY_FILE: {settings.policy_file}: {error}"
         raise SettingsError(msg) from None
 

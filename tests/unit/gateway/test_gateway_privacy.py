@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
+from services.common.file_watch import FileWatch
+from services.common.operator_file import OperatorFileError
 from services.common.settings import SettingsError, load
 from services.gateway import privacy
 from services.gateway.content import Content
-from services.gateway.content_policy_watch import ContentPolicyWatch
 from services.gateway.event_redaction import MessageRedactor
 from services.gateway.personal_data import TYPES
 from services.gateway.principal import Principal
@@ -107,21 +108,16 @@ def test_a_bad_setting_stops_the_start_by_its_name(
         load(RedactionSettings)
 
 
-class Heard:
-    """Remembers what it is told."""
-
-    def __init__(self) -> None:
-        self.reads: list[tuple[str, str, str]] = []
-
-    def content_policy_read(self, problem: str, before: str, now: str) -> None:
-        self.reads.append((problem, before, now))
-
-
 async def test_a_changed_file_decides_and_a_bad_one_changes_nothing(tmp_path: Path) -> None:
-    path, heard, content = tmp_path / "policy.yaml", Heard(), Content()
+    path, content = tmp_path / "policy.yaml", Content()
+    heard: list[str] = []
+
+    def hear(problem: str, _before: str, _now: str) -> None:
+        heard.append(problem)
+
     path.write_text("version: 1\ntypes: {card: pass}")
-    watch = ContentPolicyWatch(path, privacy.parse, content.adopt, heard)
-    watch.first()
+    watch = FileWatch(path, privacy.parse, content.adopt, hear)
+    content.adopt(watch.first())
 
     def sent() -> bytes:
         redactor = content.redactor(SOMEBODY)
@@ -138,10 +134,9 @@ async def test_a_changed_file_decides_and_a_bad_one_changes_nothing(tmp_path: Pa
     assert b"[CARD_1]" in sent()
     path.unlink()
     await watch.look()
-    problems = [bool(problem) for problem, _, _ in heard.reads]
-    assert problems == [False, False, True, True]
-    with pytest.raises(PrivacyError, match="cannot read"):
-        ContentPolicyWatch(path, privacy.parse, content.adopt, heard).first()
+    assert [bool(problem) for problem in heard] == [False, False, True, True]
+    with pytest.raises(OperatorFileError, match="cannot read"):
+        FileWatch(path, privacy.parse, content.adopt, hear).first()
 
 
 def test_a_blocked_type_is_named_and_its_value_is_not() -> None:

@@ -9,6 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.common.errors import PermissionDenied
+from services.common.file_watch import FileWatch
+from services.common.operator_file import OperatorFileError
 from services.gateway.authorization import Authorizer, Scope, WayIn
 from services.gateway.principal import Principal
 from services.gateway.roles import (
@@ -22,7 +24,6 @@ from services.gateway.roles import (
     matches,
     parse,
 )
-from services.gateway.roles_watch import RolesWatch
 
 EXAMPLE = Path(__file__).parents[3] / "deploy" / "gateway" / "roles.yaml"
 CHAT = WayIn("chat.completions", Scope.GENERATE)
@@ -216,39 +217,30 @@ def test_another_policy_decides_at_once() -> None:
     assert not decides.allows(who("user"), Scope.GENERATE)
 
 
-class Told:
-    """Keeps what an observer is told."""
-
-    def __init__(self) -> None:
-        self.told: list[tuple[str, str, str]] = []
-
-    def roles_read(self, problem: str, before: str, now: str) -> None:
-        self.told.append((problem, before, now))
-
-
 async def test_the_file_is_followed_and_a_bad_one_changes_nothing(tmp_path: Path) -> None:
-    path, told, decides = tmp_path / "roles.yaml", Told(), Authorizer()
-    watch = RolesWatch(path, decides.adopt, told)
-    with pytest.raises(RolesError, match="cannot read"):
+    path, decides = tmp_path / "roles.yaml", Authorizer()
+    told: list[tuple[str, str, str]] = []
+    watch = FileWatch(path, parse, decides.adopt, lambda *read: told.append(read))
+    with pytest.raises(OperatorFileError, match="cannot read"):
         watch.first()
     path.write_text("version: 1\nroles: {a: {administration: read}}")
-    watch.first()
+    decides.adopt(watch.first())
     first = decides.policy.version
     assert decides.allows(who("a"), Scope.ADMIN_READ)
     await watch.look()
-    assert told.told == [("", "", first)]
+    assert told == [("", "", first)]
 
     path.write_text("version: 1\nroles: {a: {administration: al")
     await watch.look()
     await watch.look()
     assert decides.policy.version == first
-    assert told.told[1][0] == watch.problem != ""
-    assert len(told.told) == 2
+    assert told[1][0] == watch.problem != ""
+    assert len(told) == 2
 
     path.write_text("version: 1\nroles: {a: {}}")
     await watch.look()
     assert not decides.allows(who("a"), Scope.ADMIN_READ)
-    assert told.told[2] == ("", first, decides.policy.version)
+    assert told[2] == ("", first, decides.policy.version)
     assert watch.problem == ""
     path.unlink()
     await watch.look()

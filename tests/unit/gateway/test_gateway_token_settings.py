@@ -143,8 +143,8 @@ async def test_a_bad_file_of_roles_stops_the_start(
     read = settings(monkeypatch, **variables)
     async with AsyncExitStack() as stack:
         with pytest.raises(SettingsError, match=r"WEAVER_ROLES_FILE: .*unknown field `surface`"):
-            open_authorizer(read, stack, Silent())
+            open_authorizer(read, stack, Silent().roles_read)
         path.write_text("version: 1\nroles: {a: {administration: read}}")
-        assert "a" in open_authorizer(read, stack, Silent()).policy.roles
+        assert "a" in open_authorizer(read, stack, Silent().roles_read).policy.roles
         unset = settings(monkeypatch, WEAVER_ROLES_FILE="")
-        assert "user" in open_authorizer(unset, stack, Silent()).policy.roles
+        assert "user" in open_authorizer(unset, stack, Silent().roles_read).policy.roles

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from services.common.operator_file import OperatorFileError
 from services.ratelimit.policy import Policy
 from services.ratelimit.policy_file import PolicyError, parse
 from services.ratelimit.policy_watch import PolicyWatch
@@ -107,5 +108,5 @@ def test_the_first_file_must_be_good(rig: Rig) -> None:
     with pytest.raises(PolicyError, match="rules"):
         rig.watch.first()
     rig.path.unlink()
-    with pytest.raises(PolicyError, match="cannot read"):
+    with pytest.raises(OperatorFileError, match="cannot read"):
         rig.watch.first()
