@@ -55,8 +55,9 @@ class TokenSettings(CommonSettings):
         le=3_600,
         validation_alias="WEAVER_JWT_JWKS_MIN_INTERVAL_SECONDS",
         description=(
-            "The least time between two fetches: a token with a `kid` that is not known has the "
-            "keys fetched again, at most this often."
+            "The least time between two fetches: a token with a `kid` that is not known, or whose "
+            "signature is not by the key of its `kid`, has the keys fetched again, at most this "
+            "often."
         ),
     )
     jwt_algorithms: CommaSeparated = Field(

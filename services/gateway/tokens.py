@@ -96,18 +96,20 @@ class Tokens:
         return principal
 
     async def _verified_by(self, signed: Signed) -> VerificationKey:
-        """Return the key that the token is signed with; an unknown one is asked for."""
+        """Return the key that the token is signed with.
+
+        One that no key here has signed may be signed with a new one, under a new id or under that
+        of an old key: the issuer is asked for both, at most once in its interval.
+        """
         key = self._try(signed)
         if key is not None:
             return key
-        known = self._ring.knows(signed.key_id)
-        if not known and self._issuer is not None:
+        if self._issuer is not None:
             if await self._issuer.renew():
                 key = self._try(signed)
-                known = self._ring.knows(signed.key_id)
             if key is not None:
                 return key
-            if not known and not self._issuer.reachable:
+            if not self._ring.knows(signed.key_id) and not self._issuer.reachable:
                 msg = "The token cannot be verified: its issuer's keys cannot be had now."
                 raise Unavailable(msg, reason="IDENTITY_UNAVAILABLE", retry_after_s=1.0)
         raise _unverified(self._ring, signed)

@@ -117,14 +117,57 @@ async def test_unknown_keys_have_the_keys_fetched_at_most_once_an_interval() -> 
     assert issuer.asked == 2
 
 
-async def test_a_bad_signature_under_a_known_key_fetches_nothing() -> None:
+async def test_bad_signatures_under_a_known_key_fetch_at_most_once_an_interval() -> None:
+    """Promise: no forger has the issuer asked more often than its interval allows."""
     issuer = FakeIssuer(a=RSA_KEY)
     room = Room(issuer)
     await room.keys.renew()
-    room.clock.now += 2 * LEAST_S
+    for _ in range(20):
+        with pytest.raises(Unauthenticated, match="does not verify"):
+            await room.subject("a", OTHER_RSA_KEY)
+    assert issuer.asked == 1
+    room.clock.now += LEAST_S
+    forged = [room.subject("a", OTHER_RSA_KEY) for _ in range(20)]
+    guessed = [room.subject("b", OTHER_RSA_KEY) for _ in range(20)]
+    answers = await asyncio.gather(*forged, *guessed, return_exceptions=True)
+    assert all(isinstance(answer, Unauthenticated) for answer in answers)
+    assert issuer.asked == 2
+
+
+async def test_a_new_key_under_an_old_id_is_asked_for() -> None:
+    """Promise: an issuer that uses an id again locks nobody out, and its old key is gone."""
+    issuer = FakeIssuer(a=RSA_KEY)
+    room = Room(issuer)
+    assert await room.subject("a", RSA_KEY) == "alice"
+    issuer.keys = {"a": OTHER_RSA_KEY}
     with pytest.raises(Unauthenticated, match="does not verify"):
         await room.subject("a", OTHER_RSA_KEY)
-    assert issuer.asked == 1
+    room.clock.now += LEAST_S
+    assert await room.subject("a", OTHER_RSA_KEY) == "alice"
+    with pytest.raises(Unauthenticated, match="does not verify"):
+        await room.subject("a", RSA_KEY)
+    assert issuer.asked == 2
+
+
+async def test_a_new_key_of_another_kind_under_an_old_id_is_asked_for() -> None:
+    issuer = FakeIssuer(a=RSA_KEY)
+    room = Room(issuer)
+    await room.keys.renew()
+    issuer.keys = {"a": EC_KEY}
+    room.clock.now += LEAST_S
+    verifier = tokens(ring=room.ring, clock=room.clock, issuer=room.keys, algorithms=ALL)
+    signed = token(algorithm="ES256", key=EC_KEY, header={"kid": "a"})
+    assert (await verifier.principal(signed)).subject == "alice"
+
+
+async def test_a_forgery_under_a_known_key_is_refused_while_the_issuer_is_away() -> None:
+    issuer = FakeIssuer(a=RSA_KEY)
+    room = Room(issuer)
+    await room.keys.renew()
+    issuer.error = FetchError("down")
+    room.clock.now += LEAST_S
+    with pytest.raises(Unauthenticated, match="does not verify"):
+        await room.subject("a", OTHER_RSA_KEY)
 
 
 async def test_a_rotation_is_followed_and_the_old_key_lets_nobody_in_any_more() -> None:
