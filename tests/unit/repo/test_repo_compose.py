@@ -180,3 +180,21 @@ def test_examples_are_kept_and_what_is_made_of_them_is_not() -> None:
 @pytest.mark.parametrize("name", GUIDE)
 def test_an_example_is_plain_since_not_every_reader_expands_variables(name: str) -> None:
     assert not any("$" in value or '"' in value for value in example(name).values())
+
+
+def test_who_keeps_an_address_keeps_that_of_its_hardware_too(services: dict[str, Any]) -> None:
+    """Neighbours remember it for up to a minute: under another one it could not be reached."""
+    kept = [
+        (network, place["ipv4_address"], place["mac_address"])
+        for service in services.values()
+        if isinstance(service.get("networks"), dict)
+        for network, place in service["networks"].items()
+        if "ipv4_address" in place
+    ]
+    assert len(kept) == 7
+    assert len({place[2] for place in kept}) == len(kept)
+    for _, address, hardware in kept:
+        last = address.rpartition(".")[2]
+        # An address that is local, and no group's.
+        assert hardware.startswith("02:")
+        assert int(hardware.rpartition(":")[2], 16) == int(last)
