@@ -25,6 +25,10 @@ _MAX_PROOF = 64
 _INDEX = re.compile(r"index (0|[1-9]\d{0,18})", re.ASCII)
 
 
+class DamagedReceiptError(NoteError):
+    """It begins as a receipt does, and is none that a log gave."""
+
+
 @dataclass(frozen=True)
 class Receipt:
     """A proof that a record stands at an index under a checkpoint."""
@@ -52,14 +56,30 @@ def parse_receipt(text: str) -> Receipt:
     """Return a receipt that was written to a file.
 
     Raises:
-        NoteError: it is not a receipt; the message says where.
+        DamagedReceiptError: it begins as one and does not go on so; the message says where.
+        NoteError: it is not a receipt.
     """
     head, separator, note = text.partition("\n\n")
     lines = head.split("\n")
-    if not separator or lines[0] != HEADER:
+    if lines[0] != HEADER:
         msg = f"not a receipt: its first line is not {HEADER}"
         raise NoteError(msg)
-    rest, extra = lines[1:], b""
+    if not separator:
+        msg = "the receipt has no checkpoint"
+        raise DamagedReceiptError(msg)
+    try:
+        return _parse(lines[1:], note)
+    except NoteError as error:
+        raise DamagedReceiptError(str(error)) from None
+
+
+def _parse(rest: list[str], note: str) -> Receipt:
+    """Return the receipt of the lines after the first and the note after the empty one.
+
+    Raises:
+        NoteError: they are none.
+    """
+    extra = b""
     if rest and rest[0].startswith("extra "):
         extra = _extra(rest[0].removeprefix("extra "))
         rest = rest[1:]

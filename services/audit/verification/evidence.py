@@ -14,7 +14,7 @@ from typing import Literal
 import msgspec
 
 from services.audit.note import NoteError
-from services.audit.receipt import HEADER, Receipt, parse_receipt
+from services.audit.receipt import HEADER, DamagedReceiptError, Receipt, parse_receipt
 
 MAX_FILE_SIZE = 64 * 1024 * 1024
 _PROOF = ".tlog-proof"
@@ -115,6 +115,7 @@ def load_evidence(path: Path, proof: Path | None = None) -> Evidence:
         proof: where the proof lies; by default it is looked for in and beside the file.
 
     Raises:
+        DamagedReceiptError: it was one.
         NoteError: it is none, or its proof is missing.
     """
     data = read(path)
@@ -141,7 +142,7 @@ def said_by_front_door(name: str, said: _JSON) -> Evidence:
     receipt = parse_receipt(said.proof)
     if receipt.index != said.index:
         msg = f"{name}: its index is {said.index}, its proof's is {receipt.index}"
-        raise NoteError(msg)
+        raise DamagedReceiptError(msg)
     key = said.commitment_key.encode()
     if key and _KEY.fullmatch(key) is None:
         msg = f"{name}: its commitment key is not 64 hexadecimal digits"
@@ -168,8 +169,11 @@ def read(path: Path) -> bytes:
 
 
 def _with_proof(path: Path, entry: bytes, proof: Path) -> Evidence:
-    text = read(proof).decode(errors="replace")
-    return Evidence(str(path), entry, parse_receipt(text))
+    receipt = parse_receipt(read(proof).decode(errors="replace"))
+    if receipt.extra and receipt.extra != entry:
+        msg = f"{proof} carries another record than {path}"
+        raise DamagedReceiptError(msg)
+    return Evidence(str(path), entry, receipt)
 
 
 def _as_json(data: bytes) -> _JSON | None:
@@ -189,7 +193,7 @@ def _canonical(raw: msgspec.Raw) -> bytes:
         return msgspec.json.encode(msgspec.json.decode(raw), order="sorted")
     except (msgspec.DecodeError, UnicodeError, RecursionError):
         msg = "the record in it is not JSON that a log can hold"
-        raise NoteError(msg) from None
+        raise DamagedReceiptError(msg) from None
 
 
 def _refuse_repeated_names(data: bytes) -> None:
@@ -202,7 +206,7 @@ def _refuse_repeated_names(data: bytes) -> None:
     def check(pairs: list[tuple[str, object]]) -> None:
         if len({name for name, _ in pairs}) != len(pairs):
             msg = "a name stands twice in its JSON: which of them is meant cannot be told"
-            raise NoteError(msg)
+            raise DamagedReceiptError(msg)
 
     try:
         json.loads(data, object_pairs_hook=check, parse_int=str, parse_float=str)

@@ -4,14 +4,14 @@ import json
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
 from services.audit.keys.archive import ArchiveError
 from services.audit.keys.signatures import Keys, load_keys, outside_validity
 from services.audit.note import NoteError, VerifierKey
-from services.audit.receipt import verify_receipt
+from services.audit.receipt import DamagedReceiptError, verify_receipt
 from services.audit.record import summarise
 from services.audit.verification.evidence import (
     CommitmentKeys,
@@ -109,6 +109,8 @@ def verify_receipt_command(  # noqa: PLR0913, PLR0917 - each is an option
         texts |= {"answer": read(answer)} if answer is not None else {}
         for given in commitment_key or ():
             keys.add(given)
+    except DamagedReceiptError as error:
+        _refuse(str(error), as_json=as_json)
     except NoteError as error:
         usage(str(error))
     try:
@@ -194,7 +196,7 @@ def _say(
         sys.stdout.write(f"proven: the {way} is the one of the record ({', '.join(kinds)})\n")
 
 
-def _refuse(message: str, *, as_json: bool) -> None:
+def _refuse(message: str, *, as_json: bool) -> NoReturn:
     if as_json:
         sys.stdout.write(json.dumps({"proven": False, "error": message}) + "\n")
     else:

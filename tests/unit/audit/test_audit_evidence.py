@@ -1,5 +1,6 @@
 """Receipts as people hold them, and the texts that they prove."""
 
+import base64
 import hmac
 import json
 from pathlib import Path
@@ -123,10 +124,44 @@ def test_a_receipt_for_another_record_is_not_proven(place: Path) -> None:
     assert "not proven" in result.stderr
     said = as_json(7)
     said.write_text(said.read_text().replace('"index": 7', '"index": 8'))
-    assert run("verify-receipt", said, "--key", "key.pem").exit_code == 2
+    assert run("verify-receipt", said, "--key", "key.pem").exit_code == 1
     proof.write_text(proof.read_text().replace("index 7", "index 8"))
     result = run("verify-receipt", proof, "--key", "key.pem", "--json")
     assert (result.exit_code, json.loads(result.stdout)["proven"]) == (1, False)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("index 7", "index -7"),
+        ("index 7", "index 07"),
+        ("index 7\n", "index 7\n=\n"),
+        ("extra ", "extra ="),
+        ("\n\n", "\n"),
+        ("\n299\n", "\n0299\n"),
+    ],
+)
+def test_a_receipt_that_somebody_changed_is_a_verdict_and_no_wrong_call(
+    place: Path, old: str, new: str
+) -> None:
+    proof = receipt_of(7)[1]
+    text = proof.read_text()
+    proof.write_text(text.replace(old, new, 1))
+    assert proof.read_text() != text
+    result = run("verify-receipt", proof, "--key", "key.pem")
+    assert result.exit_code == 1
+    assert "not proven" in result.stderr
+
+
+def test_a_proof_that_carries_another_record_than_the_file_is_not_proven(place: Path) -> None:
+    record, proof = receipt_of(7)
+    mine, other = (
+        base64.b64encode(path.read_bytes()).decode() for path in (record, receipt_of(8)[0])
+    )
+    proof.write_text(proof.read_text().replace(f"extra {mine}", f"extra {other}"))
+    result = run("verify-receipt", record, "--key", "key.pem")
+    assert result.exit_code == 1
+    assert "carries another record" in result.stderr
 
 
 def test_a_caller_checks_the_prompt_and_the_answer_of_an_exchange(place: Path) -> None:
