@@ -63,10 +63,18 @@ class EnvoyServicer:
                 charges.append(_charge(rule, entries, _hits(request, descriptor)))
         decisions = iter(await self._limiter.charge(charges) if charges else ())
         response = messages.RateLimitResponse(overall_code=messages.OK)
+        waits: list[int | None] = []
         for rule in found:
             status = response.statuses.add(code=messages.OK)
             if rule is not None:
-                _say(response, status, rule, next(decisions))
+                decision = next(decisions)
+                _say(response, status, rule, decision)
+                if not decision.admitted:
+                    waits.append(decision.retry_after_us)
+        known = [wait for wait in waits if wait is not None]
+        if known and len(known) == len(waits):
+            # One header for all that refuse: a second one would make the answer malformed.
+            _header(response, "retry-after", str(max(1, -(-max(known) // MICRO))))
         return response
 
     def _rule(self, domain: str, entries: Sequence[tuple[str, str]]) -> DescriptorRule | None:
@@ -114,13 +122,11 @@ def _say(response: Any, status: Any, rule: DescriptorRule, decision: Decision) -
         reset_us = standing.reset_after_us or 0
         status.duration_until_reset.seconds, rest = divmod(reset_us, MICRO)
         status.duration_until_reset.nanos = rest * 1000
-        if rule.headers or not decision.admitted:
+        if (rule.headers and not limit.shadow) or not decision.admitted:
             window_s = max(1, round(limit.window_s))
             _header(response, "ratelimit-policy", f'"{limit.name}";q={limit.burst};w={window_s}')
             left = f'"{limit.name}";r={standing.remaining};t={-(-reset_us // MICRO)}'
             _header(response, "ratelimit", left)
-    if decision.retry_after_us is not None:
-        _header(response, "retry-after", str(max(1, -(-decision.retry_after_us // MICRO))))
 
 
 def _header(response: Any, key: str, value: str) -> None:

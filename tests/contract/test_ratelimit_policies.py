@@ -239,10 +239,22 @@ async def test_envoy_is_told_each_descriptors_status_and_headers(rig: Rig) -> No
     assert (await rig.ask(("user", who))).overall_code == envoy.OVER_LIMIT
 
 
+async def test_envoy_is_told_once_when_to_come_back_however_many_refuse(rig: Rig) -> None:
+    one, two = os.urandom(8).hex(), os.urandom(8).hex()
+    await rig.ask(("user", one), hits=3)
+    await rig.ask(("user", two), hits=2)
+    answer = await rig.ask(("user", two), ("user", one), hits=3)
+    assert [status.code for status in answer.statuses] == [envoy.OVER_LIMIT] * 2
+    told = [one.value for one in answer.response_headers_to_add if one.key == "retry-after"]
+    assert len(told) == 1
+    assert int(told[0]) in {5399, 5400}
+
+
 async def test_envoy_passes_what_is_unlimited_in_shadow_or_of_another_domain(rig: Rig) -> None:
     for _ in range(5):
         response = await rig.ask(("user", "boss"), ("path", "/x"))
         assert response.overall_code == envoy.OK
+        assert not response.response_headers_to_add, "nobody is to slow down for a trial"
     assert (await rig.ask(("user", "u"), hits=9, domain="other")).overall_code == envoy.OK
     counted = rig.component.metrics.get_sample_value(
         "ratelimit_shadow_refusals_total", {"rule": "quiet_path"}
