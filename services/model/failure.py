@@ -9,6 +9,7 @@ import email.utils
 import json
 import re
 from collections.abc import Mapping
+from typing import Any
 
 from services.common.errors import (
     DeadlineExceeded,
@@ -152,7 +153,7 @@ def from_status(
 
     Args:
         status: the provider's status.
-        headers: its headers; only `retry-after` is read.
+        headers: its headers; only `retry-after-ms` and `retry-after` are read.
         body: its words.
         secret: the provider key, which is cut out of what passes on.
         now: Unix seconds, for a `retry-after` that is a date.
@@ -160,7 +161,7 @@ def from_status(
     used_up = any(words in body for words in _USED_UP)
     if status in _REJECTED and not used_up:
         return rejected(status, body, secret)
-    wait_s = retry_after_s(headers.get("retry-after"), now)
+    wait_s = _asked_wait_s(headers, now)
     if status == 429 or used_up:  # noqa: PLR2004 - an HTTP status
         sentence = "The provider has no quota left." if used_up else "The provider throttles."
         throttled = ResourceExhausted(sentence, reason="PROVIDER_THROTTLED", retry_after_s=wait_s)
@@ -179,6 +180,14 @@ def from_status(
     )
 
 
+def _asked_wait_s(headers: Mapping[str, str], now: float) -> float | None:
+    """Return how long the provider asks to wait; OpenAI and Azure say it in milliseconds too."""
+    exact = headers.get("retry-after-ms", "")
+    if _SECONDS.fullmatch(exact):
+        return float(exact) / 1000
+    return retry_after_s(headers.get("retry-after"), now)
+
+
 def retry_after_s(value: str | None, now: float) -> float | None:
     """Return the seconds of a `Retry-After` (RFC 9110, section 10.2.3); None if it is none."""
     if value is None:
@@ -192,7 +201,11 @@ def retry_after_s(value: str | None, now: float) -> float | None:
 
 
 def vendor_body(body: bytes, secret: str = "") -> str:
-    """Return a provider's error object as ASCII JSON of at most 3 KiB; empty when it is none."""
+    """Return a provider's error object as ASCII JSON of at most 3 KiB; empty when it is none.
+
+    Many servers keep to a vendor's API in their answers alone: an error that is a text (TGI), that
+    lies flat (vLLM), or is a list of details (FastAPI) gets the shape that SDKs read.
+    """
     if secret:
         body = body.replace(secret.encode(), b"[removed]")
     try:
@@ -201,16 +214,45 @@ def vendor_body(body: bytes, secret: str = "") -> str:
         return ""
     if not isinstance(value, dict):
         return ""
+    if not isinstance(value.get("error"), dict):
+        value = _in_shape(value)
+        if value is None:
+            return ""
     text = json.dumps(value, separators=(",", ":"))
     if len(text) <= VENDOR_BODY_LIMIT:
         return text
-    error = value.get("error")
-    error = error if isinstance(error, dict) else {}
+    error = value["error"]
     if value.get("type") == "error":
         short = {"type": "error", "error": _short(error, "type", "message")}
     else:
         short = {"error": _short(error, "message", "type", "param", "code")}
     return json.dumps(short, separators=(",", ":"))
+
+
+def _in_shape(value: Mapping[str, object]) -> dict[str, Any] | None:
+    said = value.get("error") or value.get("message") or value.get("detail")
+    if isinstance(said, list):
+        said = "; ".join(filter(None, map(_detail, said)))
+    if not isinstance(said, str) or not said:
+        return None
+    param, code = value.get("param"), value.get("code")
+    return {
+        "error": {
+            "message": said,
+            "type": "invalid_request_error",
+            "param": param if isinstance(param, str) else None,
+            "code": code if isinstance(code, str) else None,
+        }
+    }
+
+
+def _detail(detail: object) -> str:
+    """Return one of FastAPI's details as a sentence: where, and what is wrong there."""
+    if not isinstance(detail, dict) or not isinstance(message := detail.get("msg"), str):
+        return ""
+    at = detail.get("loc")
+    place = ".".join(str(step) for step in at if step != "body") if isinstance(at, list) else ""
+    return f"{place}: {message}" if place else message
 
 
 def _short(error: Mapping[str, object], *names: str) -> dict[str, str | None]:
@@ -220,6 +262,5 @@ def _short(error: Mapping[str, object], *names: str) -> dict[str, str | None]:
 
 
 def _message(shown: str) -> str:
-    error = json.loads(shown).get("error") if shown else None
-    message = error.get("message") if isinstance(error, dict) else error
+    message = json.loads(shown)["error"].get("message") if shown else None
     return message[:500] if isinstance(message, str) else ""

@@ -108,8 +108,11 @@ class Generator:
             trial.end("CANCELLED", 0)
             raise
         except ProviderError as failure:
-            failure.error.metadata = {**failure.error.metadata, **summary(trial.attempts)}
-            raise failure.error from None
+            error = failure.error
+            error.metadata = {**error.metadata, **summary(trial.attempts)}
+            if failure.retryable and isinstance(error, ResourceExhausted):
+                error.retry_after_s = error.retry_after_s or _THROTTLED_S
+            raise error from None
 
     async def _through(
         self, route: Route, call: Call, trial: Trial, act: _Act[_Result], end_s: float | None

@@ -6,13 +6,16 @@ costs 150 microseconds of CPU for each call and adds nothing that is wanted here
 """
 
 import asyncio
+import functools
 from collections.abc import AsyncIterator, Mapping
 from types import TracebackType
-from typing import Self, cast
+from typing import Any, Self, cast
 
 import aiohttp
 import httpx
 import msgspec
+from aiohttp.client_proto import ResponseHandler
+from aiohttp.http_exceptions import HttpProcessingError
 from httpx_aiohttp import AiohttpTransport
 
 from services.model.call import Headers
@@ -22,7 +25,8 @@ from services.model.failure import ProviderError, failed, timed_out
 _SLICE = 256 * 1024
 _READ_AHEAD = 16 * 1024
 _MOST_PATHS = 1_000
-_BROKEN = (httpx.HTTPError, aiohttp.ClientError, OSError)
+# What a body's own framing breaks with is no ClientError: aiohttp passes on what its parser raised.
+_BROKEN = (httpx.HTTPError, aiohttp.ClientError, HttpProcessingError, OSError)
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -221,6 +225,26 @@ class _Slices(httpx.AsyncByteStream):
             yield bytes(view[start : start + _SLICE])
 
 
+class _Handler(ResponseHandler):
+    """A connection that tells who reads a body when the rest of it cannot be read.
+
+    aiohttp closes such a connection, and leaves the reader to wait for the end of its patience.
+    """
+
+    def set_exception(self, exc: BaseException, *cause: BaseException) -> None:
+        super().set_exception(exc, *cause)
+        body = self._payload
+        if body is not None and not body.is_eof() and body.exception() is None:
+            body.set_exception(aiohttp.ClientPayloadError(str(exc)))
+
+
+class _Connector(aiohttp.TCPConnector):
+    def __init__(self, **options: Any) -> None:  # noqa: ANN401 - aiohttp's
+        super().__init__(**options)
+        handler: type[ResponseHandler] = _Handler
+        self._factory = functools.partial(handler, loop=self._loop)
+
+
 def pooled_transport() -> AiohttpTransport:
     """Return a transport with a pool of its own, without a bound; close it with `aclose`.
 
@@ -231,7 +255,7 @@ def pooled_transport() -> AiohttpTransport:
 
     def session() -> aiohttp.ClientSession:
         return aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, ssl=context, keepalive_timeout=55.0),
+            connector=_Connector(limit=0, ssl=context, keepalive_timeout=55.0),
             cookie_jar=aiohttp.DummyCookieJar(),
             # What each stream whose caller does not read holds here.
             read_bufsize=_READ_AHEAD,

@@ -46,6 +46,7 @@ class Vendor:
                 raise await self._refused(reply)
             _expect(reply, "application/json")
             answer = await reply.read_all()
+            _expect_utf8(answer)
             return Answer(
                 answer, read(answer), _content_type(reply), from_provider(reply.headers.items())
             )
@@ -99,6 +100,17 @@ def request_id_headers(call: Call, *names: str) -> Headers:
 def _content_type(reply: Reply) -> str:
     whole = reply.headers.get("content-type", "")
     return whole if is_plain(whole) else reply.content_type
+
+
+def _expect_utf8(answer: bytes) -> None:
+    """Refuse what is no text (RFC 8259, section 8.1); decoders of JSON skip what nobody asks for."""
+    if answer.isascii():
+        return
+    try:
+        answer.decode()
+    except UnicodeDecodeError:
+        msg = "The provider's answer is not UTF-8."
+        raise failed(msg) from None
 
 
 def _expect(reply: Reply, content_type: str) -> None:

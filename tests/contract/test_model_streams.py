@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack, aclosing
 
 import pytest
 
+from services.common.errors import Unavailable
 from tests.fakes.model_service import OPENAI, Start, collect, starter
 from tests.fakes.upstream import Script, Upstream
 from tests.fakes.waiting import eventually
@@ -155,3 +156,35 @@ async def test_a_client_that_does_not_read_holds_the_provider_back(
     await steps.aclose()
 
     await eventually(lambda: upstream.disconnects)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+async def test_a_body_that_breaks_its_own_framing_is_the_providers_failure(
+    start: Start, stack: AsyncExitStack, *, streaming: bool
+) -> None:
+    kind = b"text/event-stream" if streaming else b"application/json"
+    event = b'data: {"choices":[{"index":0,"delta":{"content":"Hello"}}]}\n\n'
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: " + kind)
+        writer.write(b"\r\ntransfer-encoding: chunked\r\n\r\n")
+        writer.write(b"%x\r\n%b\r\n" % (len(event), event))
+        await writer.drain()
+        # The event has to have arrived before what cannot be read does.
+        await asyncio.sleep(0.1)
+        writer.write(b"ZZZ\r\nnope")
+        await writer.drain()
+        writer.close()
+
+    server = await stack.enter_async_context(await asyncio.start_server(answer, "127.0.0.1", 0))
+    port = server.sockets[0].getsockname()[1]
+    service = await start(endpoint=f"http://127.0.0.1:{port}/v1", **{**OPENAI, "retries": 0})
+
+    if streaming:
+        _, chunks, end = await collect(service.stream())
+        assert b"".join(chunk.body for chunk in chunks) == event
+        assert end.error == "PROVIDER_FAILED"
+    else:
+        with pytest.raises(Unavailable, match="broke in the middle"):
+            await service.generate()

@@ -86,6 +86,56 @@ def test_retry_after_is_seconds_or_a_date(value: str | None, seconds: float | No
     assert retry_after_s(value, now=1_800_000_000) == seconds
 
 
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b'{"error":"no such model","error_type":"validation"}', "no such model"),
+        (
+            b'{"object":"error","message":"too long","type":"BadRequestError","code":400}',
+            "too long",
+        ),
+        (b'{"detail":"not here"}', "not here"),
+        (
+            b'{"detail":[{"loc":["body","messages",0],"msg":"field required"},{"msg":"odd"},7]}',
+            "messages.0: field required; odd",
+        ),
+    ],
+)
+def test_a_rejection_in_no_vendors_shape_gets_the_shape_that_sdks_read(
+    body: bytes, message: str
+) -> None:
+    error = from_status(400, {}, body, now=0).error
+
+    assert error.message == message
+    assert json.loads(error.metadata["vendor_body"]) == {
+        "error": {
+            "message": message,
+            "type": "invalid_request_error",
+            "param": None,
+            "code": None,
+        }
+    }
+
+
+@pytest.mark.parametrize(
+    "body", [b'{"error":7}', b'{"detail":[]}', b'{"detail":[{"msg":7}]}', b'{"x":1}', b"{}"]
+)
+def test_a_rejection_without_a_sentence_passes_nothing_on(body: bytes) -> None:
+    assert vendor_body(body) == ""
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({"retry-after-ms": "1500"}, 1.5),
+        ({"retry-after-ms": "1500", "retry-after": "2"}, 1.5),
+        ({"retry-after-ms": "soon", "retry-after": "2"}, 2),
+    ],
+)
+def test_a_wait_in_milliseconds_is_more_exact(headers: dict[str, str], seconds: float) -> None:
+    assert from_status(429, headers, b"{}", now=0).error.retry_after_s == seconds
+
+
 def test_vendor_body_is_ascii() -> None:
     assert vendor_body('{"error":{"message":"é"}}'.encode()) == '{"error":{"message":"\\u00e9"}}'
 

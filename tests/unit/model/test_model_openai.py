@@ -148,6 +148,8 @@ def test_a_refusal_stands_even_if_its_body_does_not_arrive(rest: Piece) -> None:
         Canned(pieces=(ANSWER,), headers={"content-encoding": "gzip"}),
         Canned(pieces=(b"{", httpx.ReadError("cut"))),
         Canned(pieces=(b"x" * 4097,)),
+        Canned(pieces=(ANSWER.replace(b"m-1", b"caf\xe9"),)),
+        Canned(pieces=(ANSWER.replace(b'{ "', b'{"id":"caf\xe9","'),)),
     ],
 )
 def test_nonsense_is_the_providers_failure(canned: Canned) -> None:
