@@ -103,7 +103,7 @@ def _content_type(reply: Reply) -> str:
 
 
 def _expect_utf8(answer: bytes) -> None:
-    """Refuse what is no text (RFC 8259, section 8.1); decoders of JSON skip what nobody asks for."""
+    """Refuse what is no text (RFC 8259, section 8.1); JSON decoders skip what nobody asks for."""
     if answer.isascii():
         return
     try:
