@@ -28,7 +28,11 @@ from bench.subject import PACED, STREAM, UNARY, Sample, Subject, measure, weaver
 from bench.suite import ROOT, suite, upstream, vendors
 
 RAW = ROOT / "build" / "bench.json"
-TOPOLOGIES = {"up": "Weaver", "separate": "Weaver, separate processes"}
+TOPOLOGIES = {
+    "up": "Weaver",
+    "workers": "Weaver, two gateways",
+    "separate": "Weaver, separate processes",
+}
 WITHOUT: Mapping[str, Mapping[str, str]] = {
     "without redaction": {"WEAVER_PII_REDACT": "false"},
     "without metrics": {
@@ -137,8 +141,10 @@ def _subjects(
     for topology in options.topologies:
         for provider in options.providers:
             name = TOPOLOGIES[topology] + (", stub" if provider == "stub" else "")
-            with_provider = _settings(stack, upstreams) if provider != "stub" else {}
-            subjects.append(_weaver(stack, name, topology, provider, with_provider))
+            settings = _settings(stack, upstreams) if provider != "stub" else {}
+            if topology == "workers":
+                settings |= {"WEAVER_GATEWAY_WORKERS": "2"}
+            subjects.append(_weaver(stack, name, topology, provider, settings))
     if options.without:
         for what, change in WITHOUT.items():
             settings = {**_settings(stack, upstreams), **change}

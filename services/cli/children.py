@@ -5,7 +5,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from services.cli import edge, programs
+from services.cli import edge, ports, programs
 from services.cli.ports import is_listening
 from services.cli.rundir import RunDirectory
 from services.cli.settings import EdgeSettings
@@ -30,16 +30,47 @@ _AUDIT_ALONE = (
 )
 """How the variables begin that hold the secrets of the audit service."""
 
+_FIRST_ALONE = (
+    "WEAVER_GATEWAY_LISTEN",
+    "WEAVER_GATEWAY_HEALTH_LISTEN",
+    "WEAVER_RATELIMIT_HEALTH_LISTEN",
+    "WEAVER_MODEL_HEALTH_LISTEN",
+)
+"""Addresses that one process alone can have."""
+
+_INSTANCE = "WEAVER_GATEWAY_INSTANCE"
+
 
 def service(name: str, environment: Mapping[str, str]) -> Program:
     """Return how to run a service as a process of its own; no other learns audit's secrets."""
     if name != "audit":
-        environment = {
-            variable: value
-            for variable, value in environment.items()
-            if not variable.startswith(_AUDIT_ALONE)
-        }
+        environment = _without_secrets(environment)
     return Program(name, [sys.executable, "-P", "-m", f"services.{name}"], environment)
+
+
+def gateway(
+    number: int, environment: Mapping[str, str], settings: EdgeSettings, *, separate: bool
+) -> Program:
+    """Return how to run a further gateway, the second or a later one.
+
+    It takes Envoy's calls alone, and has its limiter and model service with it unless they are
+    separate.
+    """
+    module = "services.gateway" if separate else "services.cli.worker"
+    own = {
+        **dict.fromkeys(_FIRST_ALONE, ""),
+        **ports.of_gateway(number, ports.addresses(environment), separate=separate),
+        "WEAVER_GATEWAY_EDGE_LISTEN": settings.edge_listens[number - 1],
+    }
+    if environment.get(_INSTANCE):
+        own[_INSTANCE] = f"{environment[_INSTANCE]}-{number}"
+    command = [sys.executable, "-P", "-m", module]
+    return Program(gateway_name(number), command, _without_secrets({**environment, **own}))
+
+
+def gateway_name(number: int) -> str:
+    """Return what operators call a gateway: `gateway`, `gateway-2` and so on."""
+    return "gateway" if number == 1 else f"gateway-{number}"
 
 
 def envoy(run: RunDirectory, settings: EdgeSettings) -> Program:
@@ -126,6 +157,14 @@ def _valkey(
     configuration.touch(mode=0o600)
     configuration.write_text("\n".join(lines) + "\n")
     return Program(name, [str(programs.valkey()), str(configuration)], _bare(), log), socket
+
+
+def _without_secrets(environment: Mapping[str, str]) -> dict[str, str]:
+    return {
+        variable: value
+        for variable, value in environment.items()
+        if not variable.startswith(_AUDIT_ALONE)
+    }
 
 
 def _bare() -> dict[str, str]:

@@ -149,6 +149,8 @@ def _conditions(settings: EdgeSettings, target: Target) -> frozenset[str]:
         "traces": settings.telemetry_enabled,
     }
     chosen = {name for name, value in optional.items() if value}
+    several = target == "container" or settings.gateway_workers > 1
+    chosen |= {"several"} if several else set()
     return frozenset({"unix" if target == "local" else "mtls", *chosen})
 
 
@@ -181,7 +183,7 @@ def _values(settings: EdgeSettings, target: Target, directory: Path) -> dict[str
         "gateway_port": gateway_port,
         "ratelimit_host": ratelimit_host,
         "ratelimit_port": ratelimit_port,
-        "gateway_socket": settings.edge_listen.removeprefix("unix:"),
+        "gateway_sockets": [_pipe(listen) for listen in settings.edge_listens],
         "front_secret": str(directory / "front-secret.yaml"),
         "client_secret": str(directory / "client-secret.yaml"),
         "ca_secret": str(directory / "ca-secret.yaml"),
@@ -215,6 +217,10 @@ def _removed(settings: EdgeSettings) -> list[dict[str, Any]]:
     matches: list[dict[str, Any]] = [{"prefix": prefix} for prefix in prefixes]
     matches += [{"safe_regex": {"regex": f"^({names})$"}} for names in FORWARDED_NAMES]
     return [{"remove_on_match": {"key_matcher": match}} for match in matches]
+
+
+def _pipe(listen: str) -> dict[str, Any]:
+    return {"endpoint": {"address": {"pipe": {"path": listen.removeprefix("unix:")}}}}
 
 
 def _seconds(value: float) -> str:

@@ -20,6 +20,9 @@ LISTEN_DEFAULTS = {
     "WEAVER_AUDIT_METRICS_LISTEN": "127.0.0.1:9467",
 }
 
+PORTS_APART = 10
+"""Between the ports where two gateways of `weaver up` serve their metrics."""
+
 
 def addresses(environment: Mapping[str, str]) -> dict[str, str]:
     """Return the addresses to listen on, by the variable that sets each."""
@@ -28,6 +31,29 @@ def addresses(environment: Mapping[str, str]) -> dict[str, str]:
         for variable, default in LISTEN_DEFAULTS.items()
     }
     return {variable: address for variable, address in chosen.items() if address}
+
+
+def of_gateway(number: int, chosen: Mapping[str, str], *, separate: bool) -> dict[str, str]:
+    """Return where a further gateway serves metrics: so many ports after the first one's.
+
+    Args:
+        number: 2 for the second gateway.
+        chosen: the first one's addresses.
+        separate: it has no limiter and no model service with it.
+
+    Raises:
+        SettingsError: there is no such port.
+    """
+    moved: dict[str, str] = {}
+    for service in ("GATEWAY",) if separate else ("GATEWAY", "RATELIMIT", "MODEL"):
+        variable = f"WEAVER_{service}_METRICS_LISTEN"
+        if variable not in chosen:
+            continue
+        host, _, port = chosen[variable].rpartition(":")
+        if not port.isdecimal():
+            split_address(chosen[variable], variable)
+        moved[variable] = f"{host}:{int(port) + PORTS_APART * (number - 1)}"
+    return moved
 
 
 def refuse_taken(listeners: Mapping[str, str]) -> None:

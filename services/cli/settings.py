@@ -47,6 +47,16 @@ class EdgeSettings(CommonSettings):
         validation_alias="WEAVER_GATEWAY_EDGE_LISTEN",
         description="`unix:/path` where the gateway takes Envoy's calls on one machine.",
     )
+    gateway_workers: int = Field(
+        1,
+        ge=1,
+        le=64,
+        validation_alias="WEAVER_GATEWAY_WORKERS",
+        description=(
+            "Gateway processes under `weaver up`; one for each processor that is free. Envoy "
+            "spreads calls over them."
+        ),
+    )
     address_rps: float = Field(
         0.0,
         ge=0,
@@ -144,6 +154,14 @@ class EdgeSettings(CommonSettings):
         validation_alias="WEAVER_EDGE_MAX_HEAP_BYTES",
         description="Envoy's memory; from 95 % of it on, new requests are refused with 503.",
     )
+
+    @property
+    def edge_listens(self) -> tuple[str, ...]:
+        """Where each gateway process on one machine takes Envoy's calls, the first one's first."""
+        first = self.edge_listen
+        more = range(2, self.gateway_workers + 1)
+        stem = first.removesuffix(".sock")
+        return (first, *(f"{stem}-{number}.sock" for number in more))
 
     def check(self) -> None:
         """Refuse what cannot work.

@@ -8,9 +8,9 @@ import importlib
 import os
 import signal
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from services.cli import children, development, ports, probe, programs
 from services.cli.rundir import RunDirectory
@@ -18,6 +18,9 @@ from services.cli.settings import EdgeSettings
 from services.cli.supervisor import Supervisor
 from services.common import certificates, logs
 from services.common.settings import load
+
+if TYPE_CHECKING:
+    from services.cli.together import Hosted
 
 READY_WITHIN_S = 60.0
 GRACE_S = 5.0
@@ -62,8 +65,7 @@ class Suite:
         programs.envoy()
         if self._own_valkey or self._own_cache:
             programs.valkey()
-        self._stop_services: Callable[[], Awaitable[None]] | None = None
-        self._reload_services: Callable[[], None] | None = None
+        self._services: Hosted | None = None
 
     async def start(self) -> None:
         """Start everything, and return when the front door says that all is well.
@@ -81,6 +83,7 @@ class Suite:
         added = development.defaults(os.environ, self.state, self.run.sockets)
         os.environ.update(added)
         self.edge = load(EdgeSettings)
+        ports.refuse_taken(self._listens())
         logs.configure(self.edge, "weaver")
         certificates.ensure(self.edge)
         ready = asyncio.create_task(self._start_parts())
@@ -105,9 +108,12 @@ class Suite:
         if "envoy" in supervisor.children:
             await self._drain_front_door(SHORT_CALLS_S)
         # The gateway ends long streams in its own words, so the front door still stands.
-        if self._stop_services is not None:
-            await self._stop_services()
-        await supervisor.stop("gateway", drain_s + GRACE_S)
+        await asyncio.gather(
+            *(supervisor.stop(name, drain_s + GRACE_S) for name in self._gateways()),
+            *([self._services.drain()] if self._services is not None else []),
+        )
+        if self._services is not None:
+            await self._services.stop()
         if "envoy" in supervisor.children:
             await self._drain_front_door(SHORT_CALLS_S)
             await supervisor.stop("envoy", GRACE_S)
@@ -118,10 +124,11 @@ class Suite:
 
     def reload(self) -> None:
         """Have the services read again what can change while they run, such as signing keys."""
-        if self._reload_services is not None:
-            self._reload_services()
-        elif hasattr(self, "supervisor"):
-            for name in children.RELOADING:
+        if self._services is not None:
+            self._services.reload()
+        if hasattr(self, "supervisor"):
+            # Where services are together, further gateways have a model service with them.
+            for name in children.RELOADING if self.separate else self._gateways():
                 self.supervisor.signal(name, signal.SIGHUP)
 
     def kill(self) -> None:
@@ -165,7 +172,7 @@ class Suite:
             "topology": "separate" if self.separate else "up",
             "pids": pids,
             "restarts": {name: child.restarts for name, child in running.items()},
-            "addresses": self._addresses,
+            "addresses": self._listens() if hasattr(self, "edge") else self._addresses,
         }
 
     async def _start_parts(self) -> None:
@@ -198,7 +205,12 @@ class Suite:
         else:
             self._say("audit, ratelimit, model and gateway start in this process")
             together = importlib.import_module("services.cli.together")
-            self._stop_services, self._reload_services = await together.start()
+            self._services = await together.start()
+        for number in range(2, self.edge.gateway_workers + 1):
+            more = children.gateway(number, os.environ, self.edge, separate=self.separate)
+            await self.supervisor.start(more)
+        if self.edge.gateway_workers > 1:
+            self._say(f"gateways 2 to {self.edge.gateway_workers} start beside the first")
         await self._until_well()
 
     async def _until_listening(self, variable: str) -> None:
@@ -210,10 +222,10 @@ class Suite:
         """Wait until the front door reports that everything is well."""
         trust = ssl.create_default_context(cafile=self.ca)
         end = asyncio.get_running_loop().time() + READY_WITHIN_S
-        edge_socket = self.edge.edge_listen.removeprefix("unix:")
+        edge_sockets = [listen.removeprefix("unix:") for listen in self.edge.edge_listens]
         last = "the gateway does not listen"
         while asyncio.get_running_loop().time() < end:
-            if os.path.exists(edge_socket):  # noqa: ASYNC240, PTH110 - one look
+            if all(map(os.path.exists, edge_sockets)):
                 try:
                     status, body = await probe.request("GET", self._front(), "/health", trust)
                 except OSError as error:
@@ -241,6 +253,23 @@ class Suite:
     @staticmethod
     async def _is_busy(admin: tuple[str, int]) -> bool:
         return _IDLE not in (await probe.request("GET", admin, _ACTIVE))[1]
+
+    def _gateways(self) -> list[str]:
+        """Return the names of the gateways that are children."""
+        numbers = range(1, self.edge.gateway_workers + 1) if hasattr(self, "edge") else ()
+        names = map(children.gateway_name, numbers)
+        return [name for name in names if name in self.supervisor.children]
+
+    def _listens(self) -> dict[str, str]:
+        """Return all addresses to listen on, by their variables."""
+        listens = dict(self._addresses)
+        for number in range(2, self.edge.gateway_workers + 1):
+            own = ports.of_gateway(number, self._addresses, separate=self.separate)
+            listens |= {
+                f"{variable} of {children.gateway_name(number)}": address
+                for variable, address in own.items()
+            }
+        return listens
 
     def _front(self) -> tuple[str, int]:
         return probe.reachable(self._addresses["WEAVER_FRONT_LISTEN"], "WEAVER_FRONT_LISTEN")

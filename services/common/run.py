@@ -109,6 +109,24 @@ def settle_in() -> None:
     gc.freeze()
 
 
+async def until_drained(
+    handles: Sequence[ServerHandle], settings: CommonSettings, reload: Callable[[], None] | None
+) -> None:
+    """Wait until told to stop, then drain.
+
+    Args:
+        handles: what is served.
+        settings: how long it may take.
+        reload: what SIGHUP does; None for nothing.
+    """
+    _on_hangup(reload)
+    await until_stopped()
+    notice_s = settings.drain_notice_seconds
+    _log.info("draining", notice_s=notice_s, grace_s=settings.drain_seconds)
+    await asyncio.gather(*(handle.announce(notice_s) for handle in handles))
+    await drain(handles, settings.drain_seconds)
+
+
 async def until_stopped() -> None:
     """Wait for SIGTERM or SIGINT."""
     stopped = asyncio.Event()
@@ -160,12 +178,7 @@ def serve(
             where = None if listeners is None else listeners(settings)
             handle = await host(component, settings, stack, listeners=where)
             settle_in()
-            _on_hangup(component.reload)
-            await until_stopped()
-            notice_s = settings.drain_notice_seconds
-            _log.info("draining", notice_s=notice_s, grace_s=settings.drain_seconds)
-            await handle.announce(notice_s)
-            await drain((handle,), settings.drain_seconds)
+            await until_drained((handle,), settings, component.reload)
         _log.info("stopped")
 
     try:

@@ -83,11 +83,11 @@ _log = structlog.get_logger()
 
 @dataclass(frozen=True)
 class Neighbours:
-    """Channels to the neighbours: gRPC's, or local ones."""
+    """Channels to the neighbours: local ones, or None to open gRPC's to the settings' addresses."""
 
-    ratelimit: Any
-    model: Any
-    audit: Any
+    ratelimit: Any = None
+    model: Any = None
+    audit: Any = None
 
 
 async def build(
@@ -98,13 +98,13 @@ async def build(
     Args:
         settings: the gateway's.
         stack: closes what is opened here.
-        neighbours: channels to them; None opens gRPC channels to the addresses in the settings.
+        neighbours: channels to them; None opens all.
     """
     access.check(method.full_name for name in SERVICES for method in _methods(name))
     clock = SystemClock()
     registry = CollectorRegistry()
     health = Health()
-    channels = neighbours or await _open(settings, stack)
+    channels = _open(settings, stack, neighbours or Neighbours())
     records_needed = settings.audit_on_failure == "deny"
     reporter = Reporter(
         registry,
@@ -230,15 +230,16 @@ def _methods(service: str) -> Iterable[MethodDescriptor]:
 
 
 def listeners(settings: GatewaySettings) -> list[Listener]:
-    """Return where the gateway listens: for stub users, and for Envoy."""
+    """Return where the gateway listens: for stub users, and for Envoy, each where it is set."""
     public = Listener(settings.listen, Kind.PUBLIC, "WEAVER_GATEWAY_LISTEN")
-    if not settings.edge_listen:
-        return [public]
-    return [public, Listener(settings.edge_listen, Kind.EDGE, "WEAVER_GATEWAY_EDGE_LISTEN")]
+    edge = Listener(settings.edge_listen, Kind.EDGE, "WEAVER_GATEWAY_EDGE_LISTEN")
+    return [one for one in (public, edge) if one.address] or [public]
 
 
-async def _open(settings: GatewaySettings, stack: AsyncExitStack) -> Neighbours:
+def _open(settings: GatewaySettings, stack: AsyncExitStack, given: Neighbours) -> Neighbours:
     def channel(name: str, address: str, idempotent: tuple[str, ...]) -> Any:  # noqa: ANN401
+        if (one := getattr(given, name)) is not None:
+            return one
         opened = open_channel(address, settings, own=NAME, peer=name, idempotent=idempotent)
         stack.push_async_callback(opened.close)
         return opened
