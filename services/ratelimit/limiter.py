@@ -1,7 +1,8 @@
 """The decision: what the store says, or what is declared for when the store is down.
 
 A reservation made in this replica's memory is settled there too, also after the store is back. One
-made in the store and settled while it is down stays charged with its bound: never too little.
+made in the store and settled while it is down is settled there when it is back; until then it stays
+charged with its bound: never too little.
 """
 
 import asyncio
@@ -12,6 +13,7 @@ from services.common.clock import Clock
 from services.common.errors import NotFound, Unavailable
 from services.ratelimit import decision
 from services.ratelimit.decision import Decision, Settled, Source, Standing
+from services.ratelimit.owed import Owed
 from services.ratelimit.plan import (
     Call,
     Charge,
@@ -73,6 +75,7 @@ class Limiter:
         self._observer = observer
         self._clock = clock
         self._finishing: set[asyncio.Task[None]] = set()
+        self._owed = Owed(store, observer)
         self.adopt(policy)
 
     @property
@@ -95,6 +98,11 @@ class Limiter:
         if replicas != self._replicas:
             self._replicas = replicas
             self._share = self._policy.share(replicas)
+
+    def pay(self) -> None:
+        """Settle in the store, in the background, what ended while it was down."""
+        if self._owed and not self._owed.paying:
+            self._keep(asyncio.create_task(self._owed.pay(self._policy)))
 
     async def close(self) -> None:
         """Wait for what is on its way to the store."""
@@ -180,6 +188,9 @@ class Limiter:
         look: bool,
     ) -> list[Settled]:
         """Return what settling did; the plans and answers begin with those of the settlements."""
+        if source != "store":
+            for item in settlements:
+                self._owed.add(item)
         if source == "none":
             return [Settled(settled=False, standings=())] * len(settlements)
         results = []
@@ -294,6 +305,8 @@ class Limiter:
             outcomes = await self._local.apply([one for call in plans for one in call.operations])
         else:
             self._observer.store_answered(self._clock.monotonic() - started)
+            if self._owed:
+                self.pay()
         if len(outcomes) == len(plans):
             return plans, [(outcome,) for outcome in outcomes], policy, source
         answers, at = [], 0
@@ -303,7 +316,9 @@ class Limiter:
         return plans, answers, policy, source
 
     def _in_background(self, operations: list[Operation], source: Source) -> None:
-        task = asyncio.create_task(self._send(operations, source))
+        self._keep(asyncio.create_task(self._send(operations, source)))
+
+    def _keep(self, task: asyncio.Task[None]) -> None:
         self._finishing.add(task)
         task.add_done_callback(self._finishing.discard)
 

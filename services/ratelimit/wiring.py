@@ -80,13 +80,18 @@ async def build(
         if limiter is not None:
             limiter.set_replicas(shares)
 
+    def store_changed(up: bool, detail: str) -> None:  # noqa: FBT001 - a state
+        degradation.store_changed(up, detail)
+        if up and limiter is not None:
+            limiter.pay()
+
     backups: dict[str, Standing] = {}
     registry.register(BackupMetrics(("redis",), lambda: backups or None))
     timeout_s = settings.store_timeout_ms / 1000
     store = RedisStore(
         location(settings, client=STORE_CLIENT, timeout_s=timeout_s),
         timeout_s=timeout_s,
-        on_change=degradation.store_changed,
+        on_change=store_changed,
         name=secrets.token_hex(8),
         on_replicas=Recent(replicas_counted, clock).counted,
         on_unfit=degradation.store_examined,

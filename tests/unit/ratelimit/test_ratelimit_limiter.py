@@ -7,12 +7,15 @@ import pytest
 from services.common.errors import NotFound, Unavailable
 from services.ratelimit.limiter import Limiter, OnStoreFailure
 from services.ratelimit.memory_store import MemoryStore
+from services.ratelimit.owed import Owed
 from services.ratelimit.plan import Renewal, Reservation, Settlement
 from services.ratelimit.policy import Policy
 from services.ratelimit.ports import Caller, Operation, Outcome, StoreUnavailable
+from services.ratelimit.rule import Rule, Unit
 
 CALLER = Caller("acme", "apikey", "k1", "gateway")
 POLICY = Policy.from_limits(rps=1, burst=4, tokens_per_minute=600)
+SLOTS = Policy.of([Rule("concurrency", Unit.CONCURRENCY, 0, 1)])
 
 
 class TurnableClock:
@@ -56,11 +59,17 @@ class BreakableStore:
     def __init__(self, clock: TurnableClock) -> None:
         self._store = MemoryStore(clock)
         self.up = True
+        self.late = False
+        self.told: list[bytes] = []
 
     async def apply(self, operations: Sequence[Operation]) -> Sequence[Outcome]:
         if not self.up:
             raise StoreUnavailable
-        return await self._store.apply(operations)
+        self.told += [one.identity[-16:] for one in operations]
+        outcomes = await self._store.apply(operations)
+        if self.late:
+            raise StoreUnavailable
+        return outcomes
 
 
 class Rig:
@@ -217,3 +226,65 @@ async def test_what_is_settled_on_the_way_stays_in_this_replica_while_the_store_
         [Settlement(CALLER, (1).to_bytes(16), tokens=100)], [reservation(2)]
     )
     assert ([one.settled for one in settled], decisions[0].admitted) == ([False], True)
+
+
+@pytest.mark.parametrize("on_store_failure", ["local", "allow"])
+async def test_a_call_that_ended_while_the_store_was_down_gives_its_slot_back_after(
+    on_store_failure: OnStoreFailure,
+) -> None:
+    rig = Rig(on_store_failure)
+    rig.limiter.adopt(SLOTS)
+    assert (await rig.limiter.reserve([reservation(1)]))[0].admitted
+    rig.store.up = False
+    (settled,) = await rig.limiter.settle([Settlement(CALLER, reservation(1).id)])
+    assert not settled.settled
+    rig.store.up = True
+    assert not (await rig.limiter.reserve([reservation(2)]))[0].admitted
+    await rig.limiter.close()
+    assert (await rig.limiter.reserve([reservation(3)]))[0].admitted
+
+
+async def test_what_a_hanging_store_reserved_late_is_given_back_too() -> None:
+    rig = Rig()
+    rig.limiter.adopt(SLOTS)
+    rig.store.late = True
+    (decision,) = await rig.limiter.reserve([reservation(1)])
+    assert (decision.admitted, decision.source) == (True, "local")
+    rig.store.late, rig.store.up = False, False
+    (settled,) = await rig.limiter.settle([Settlement(CALLER, reservation(1).id)])
+    assert settled.settled
+    rig.store.up = True
+    rig.limiter.pay()
+    await rig.limiter.close()
+    assert (await rig.limiter.reserve([reservation(2)]))[0].source == "store"
+    assert rig.counts.decisions[-1] == (True, "", "store")
+
+
+async def test_usage_of_an_outage_is_charged_after_it_also_beyond_the_bound() -> None:
+    rig = Rig()
+    await rig.limiter.reserve([reservation(1, tokens=100), reservation(2, tokens=100)])
+    rig.store.up = False
+    await rig.limiter.settle(
+        [Settlement(CALLER, reservation(n).id, tokens) for n, tokens in ((1, 130), (2, 10))]
+    )
+    rig.limiter.pay()
+    await rig.limiter.close()
+    rig.store.up = True
+    rig.limiter.pay()
+    rig.limiter.pay()
+    await rig.limiter.close()
+    standings, _, _ = await rig.limiter.peek(CALLER)
+    assert {one.rule.name: one.used for one in standings}["tokens_per_minute"] == 140
+    assert rig.counts.beyond == [("tokens", 30)]
+
+
+async def test_what_is_owed_to_the_store_is_bounded_and_the_oldest_stay() -> None:
+    rig = Rig()
+    owed = Owed(rig.store, rig.counts, most=250)
+    for number in range(300):
+        owed.add(Settlement(CALLER, number.to_bytes(16)))
+        owed.add(Settlement(CALLER, (0).to_bytes(16)))
+    assert len(owed) == 250
+    await owed.pay(POLICY)
+    assert len(owed) == 0
+    assert rig.store.told == [number.to_bytes(16) for number in range(250)]
