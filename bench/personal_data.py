@@ -11,8 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from bench.personal_data_corpus import MAKERS, samples
-from services.gateway.personal_data import find, suspicious
+from bench.personal_data_corpus import MAKERS, REGIONS, samples
+from services.gateway.personal_data import detector, suspicious
 from services.gateway.privacy import REDACT_ALL
 from services.gateway.redaction import Redactor
 from services.gateway.running_text import RunningText
@@ -27,12 +27,13 @@ _PROSE: Final = (
 )
 
 
-def measure(each: int = 300) -> dict[str, dict[str, float]]:
-    """Return precision and recall by type."""
+def measure(each: int = 300, *, regional: bool = False) -> dict[str, dict[str, float]]:
+    """Return precision and recall by type; `regional` looks for national telephone numbers."""
+    find = detector(REGIONS if regional else ()).find
     right: Counter[str] = Counter()
     missed: Counter[str] = Counter()
     wrong: Counter[str] = Counter()
-    for sample in samples(each=each):
+    for sample in samples(each=each, regional=regional):
         raw = sample.text.encode()
         found = [(one.type, raw[one.start : one.end].decode()) for one in find(raw)]
         if sample.type:
@@ -69,9 +70,12 @@ def ordinary_lines(most: int = LINES) -> Iterator[bytes]:
         yield line
 
 
-def mistaken(types: tuple[str, ...] = CHECKED) -> list[tuple[str, str]]:
+def mistaken(
+    types: tuple[str, ...] = CHECKED, regions: tuple[str, ...] = ()
+) -> list[tuple[str, str]]:
     """Return what is found in ordinary lines, of types that a check confirms."""
     text = b"\n".join(ordinary_lines())
+    find = detector(regions).find
     return [
         (one.type, text[one.start : one.end].decode("utf-8", "replace"))
         for one in find(text)
@@ -126,24 +130,39 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--each", type=int, default=300, help="values of each type")
     arguments = parser.parse_args()
-    table, wrong, fast = measure(arguments.each), mistaken(), speeds()
+    table, fast = measure(arguments.each), speeds()
+    regional = measure(arguments.each, regional=True)["PHONE"]
+    wrong = [*mistaken(), *mistaken(("PHONE",), REGIONS)]
     good = (
         not wrong
         and fast["prose_mb_s"] >= MEGABYTES_PER_SECOND
         and all(
-            table[kind]["precision"] >= PRECISION and table[kind]["recall"] >= RECALL
-            for kind in CHECKED
+            row["precision"] >= PRECISION and row["recall"] >= RECALL
+            for row in (*(table[kind] for kind in CHECKED), regional)
         )
     )
     if arguments.json:
         print(
-            json.dumps({"types": table, "mistaken": wrong, "speed": fast, "good": good}, indent=2)
+            json.dumps(
+                {
+                    "types": table,
+                    "national_phones": regional,
+                    "mistaken": wrong,
+                    "speed": fast,
+                    "good": good,
+                },
+                indent=2,
+            )
         )
         sys.exit(not good)
     print(f"{'type':<14}{'precision':>10}{'recall':>10}   check")
     for kind, row in table.items():
         check = "checked" if kind in CHECKED else "by its form"
         print(f"{kind:<14}{row['precision']:>10.4f}{row['recall']:>10.4f}   {check}")
+    print(
+        f"{'PHONE':<14}{regional['precision']:>10.4f}{regional['recall']:>10.4f}   checked, "
+        f"as {', '.join(REGIONS)} write them"
+    )
     print(f"\nfound in {LINES} lines of sources and licences, of checked types: {len(wrong)}")
     for kind, text in wrong[:20]:
         print(f"  {kind}: {text}")

@@ -6,6 +6,7 @@ people write them, inside of sentences, tables and code; and near misses that mu
 
 import base64
 import random
+import re
 import string
 import uuid
 from collections.abc import Callable, Iterator
@@ -33,6 +34,9 @@ class Sample(NamedTuple):
     value: str
 
 
+REGIONS: Final = ("US", "GB", "DE", "FR", "IN", "IT", "BR", "AU")
+"""Whose national telephone numbers the corpus has."""
+
 FRAMES: Final = (
     "{}",
     "Please take {} and call me back.",
@@ -51,10 +55,16 @@ FRAMES: Final = (
 )
 
 
-def samples(seed: int = 6, each: int = 300) -> Iterator[Sample]:
-    """Yield the corpus: for each type so many values, and as many near misses."""
+def samples(seed: int = 6, each: int = 300, *, regional: bool = False) -> Iterator[Sample]:
+    """Yield the corpus: for each type so many values, and as many near misses.
+
+    Args:
+        seed: another one makes other values.
+        each: how many values of each type.
+        regional: whether telephone numbers are those of `REGIONS`, without a country code.
+    """
     rng = random.Random(seed)  # noqa: S311 - reproducible on purpose
-    for kind, make in MAKERS.items():
+    for kind, make in (MAKERS | {"PHONE": _national_phone} if regional else MAKERS).items():
         for index in range(each):
             value = make(rng)
             frame = FRAMES[index % len(FRAMES)]
@@ -114,6 +124,35 @@ def _phone(rng: random.Random) -> Made:
     if style == "area" and text.count(" ") > 1:
         country, area, rest = text.split(" ", 2)
         return _same(f"{country} ({area}) {rest}")
+    return _same(text)
+
+
+def _national_phone(rng: random.Random) -> Made:
+    """Return a number as it is written in its region, or whole behind a word."""
+    region = rng.choice(REGIONS)
+    kind = rng.choice(
+        (phonenumbers.PhoneNumberType.MOBILE, phonenumbers.PhoneNumberType.FIXED_LINE)
+    )
+    while True:
+        number = phonenumbers.example_number_for_type(region, kind)
+        assert number is not None  # noqa: S101 - each of them has both
+        begin = (number.national_number or 0) // 10_000 * 10_000
+        number.national_number = begin + rng.randrange(10_000)
+        if phonenumbers.is_valid_number_for_region(number, region):
+            break
+    text = phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.NATIONAL)
+    style = rng.choice(("plain", "plain", "mark", "named", "whole"))
+    digits = "".join(filter(str.isdigit, text))
+    if style == "whole" and digits[0] == "0" and len(digits) > 9:  # noqa: PLR2004 - as it is dialled
+        return _same(digits)
+    if style in {"named", "whole"}:
+        word = rng.choice(
+            ("phone: ", "Tel. ", "mobile number ", "Telefon: ", 'phone": "', "t\u00e9l: ")
+        )
+        return word + digits, digits
+    if style == "mark":
+        groups = [group for group in re.split(r"[^0-9]+", text) if group]
+        return _same(rng.choice(".-").join(groups) if len(groups) > 2 else "/".join(groups))  # noqa: PLR2004 - more than an area and a number
     return _same(text)
 
 
@@ -332,7 +371,18 @@ MISSES: Final[tuple[Callable[[random.Random], str], ...]] = (
     lambda rng: f"std::vector<int> x{{{rng.randrange(99)}}};",
     lambda rng: f"+{rng.randrange(1, 99)} points, -{rng.randrange(1, 99)} points",
     _public_key,
-    lambda rng: f"chr{rng.randrange(1, 22)}:{some(rng, 6)}-{some(rng, 6)}",
+    lambda rng: f"chr{rng.randrange(1, 22)}:{10**5 + rng.randrange(10**5)}-{some(rng, 6)}",
     lambda rng: f"isbn 978-{some(rng, 1)}-{some(rng, 4)}-{some(rng, 4)}-{some(rng, 1)}",
     lambda rng: base64.b64encode(rng.randbytes(150)).decode(),
+    lambda rng: f"{rng.randrange(1, 29):02}.{rng.randrange(1, 13):02}.{rng.randrange(1990, 2030)}",
+    lambda rng: f"{rng.randrange(1, 13):02}/{rng.randrange(1, 29):02}/{rng.randrange(1990, 2030)}",
+    lambda rng: f"{rng.randrange(1990, 2010)}-{rng.randrange(2010, 2030)}",
+    lambda rng: f"${rng.randrange(1, 999)} {some(rng, 3)} {some(rng, 3)}.{some(rng, 2)}",
+    lambda rng: f"order #{rng.randrange(10**9, 10**10)}",
+    lambda rng: f"{some(rng, 2)}.{some(rng, 7)}, -{some(rng, 3)}.{some(rng, 7)}",
+    lambda rng: str(rng.randrange(1_600_000_000, 1_800_000_000)),
+    lambda rng: f"{some(rng, 4)} {some(rng, 4)} {some(rng, 4)} {some(rng, 4)} {some(rng, 4)}",
+    lambda rng: f"{rng.randrange(24):02}:{rng.randrange(60):02}-{rng.randrange(24):02}:30",
+    lambda rng: f"0.{some(rng, 9)}",
+    lambda rng: f"https://example.com/{some(rng, 3)}-{some(rng, 3)}-{some(rng, 4)}",
 )

@@ -35,13 +35,15 @@ def open_content(settings: RedactionSettings, stack: AsyncExitStack, tell: Tell)
         ),
     )
     default = Action(settings.pii_action)
-    content.adopt(Policy(Rules(privacy.actions(default, settings.pii_actions))))
+    chosen = privacy.actions(default, settings.pii_actions)
+    content.adopt(Policy(Rules(chosen, detector=privacy.finder(settings.pii_phone_regions))))
     if settings.content_policy_file is None:
         return content
     parse = partial(
         privacy.parse,
         default=default,
         types=settings.pii_actions,
+        regions=settings.pii_phone_regions,
         must_redact=settings.production,
     )
     watch = FileWatch(settings.content_policy_file, parse, content.adopt, tell)

@@ -22,7 +22,6 @@ from services.gateway.events import (
     RecordReference,
     Usage,
 )
-from services.gateway.personal_data import suspicious
 from services.gateway.ports import Admission, Generation, Limiter, ModelInfo
 from services.gateway.principal import Principal
 from services.gateway.recorder import Recorder
@@ -145,12 +144,14 @@ class Exchange:
             ContentRefused: policy does not let it leave at all.
         """
         if self.redactor is not None:
-            self.prompt = await _away(self.redactor.prompt, self.ask.body)
+            self.prompt = await _away(self.redactor, self.redactor.prompt, self.ask.body)
             self.redactor.end_prompt()
 
     async def redacted(self, answer: bytes) -> bytes:
         """Return a whole answer without personal data."""
-        return answer if self.redactor is None else await _away(self.redactor.answer, answer)
+        if self.redactor is None:
+            return answer
+        return await _away(self.redactor, self.redactor.answer, answer)
 
     def restored(self, answer: bytes) -> bytes:
         """Return an answer, or events of one, with the caller's own values in it again."""
@@ -357,8 +358,11 @@ class Exchange:
         return tuple((direction, kind, count) for kind, count in sorted(counts.items()))
 
 
-async def _away(work: Callable[[bytes], bytes], body: bytes) -> bytes:
+async def _away(redactor: Redactor, work: Callable[[bytes], bytes], body: bytes) -> bytes:
     """Work on a body, off the event loop where it could take longer than a moment."""
-    if len(body) <= SCANNED_AT_ONCE and (len(body) <= REDACTED_AT_ONCE or not suspicious(body)):
+    size = len(body)
+    if size <= REDACTED_AT_ONCE or (
+        size <= SCANNED_AT_ONCE and not redactor.detector.suspicious(body)
+    ):
         return work(body)
     return await asyncio.to_thread(work, body)

@@ -13,7 +13,6 @@ from stdnum.au import tfn
 from stdnum.bg import egn
 from stdnum.br import cpf
 from stdnum.ca import sin
-from stdnum.cn import ric
 from stdnum.de import idnr
 from stdnum.dk import cpr
 from stdnum.ee import ik
@@ -39,7 +38,7 @@ from stdnum.tr import tckimlik
 from stdnum.us import ssn
 from stdnum.za import idnr as za_idnr
 
-from services.gateway.number_checks import passes
+from services.gateway.number_checks import is_chinese, passes
 
 Named = tuple[str, int, int] | None
 """A type, and where its value stands in a candidate."""
@@ -137,7 +136,7 @@ _CHECKS: Final[dict[bytes, tuple[Callable[[str], bool], ...]]] = {
         tckimlik.is_valid,
         za_idnr.is_valid,
         il_idnr.is_valid,
-        ric.is_valid,
+        is_chinese,
         pin.is_valid,
     ),
 }
@@ -158,7 +157,7 @@ _LENGTHS: Final[dict[Callable[[str], bool], range | tuple[int, ...]]] = {
     tckimlik.is_valid: (11,),
     za_idnr.is_valid: (13,),
     il_idnr.is_valid: range(10),
-    ric.is_valid: (18,),
+    is_chinese: (18,),
     pin.is_valid: (13,),
 }
 _PASSPORT: Final = b"passport|reisepass|passeport|pasaporte|passaporto|paspoort|paszport|passnummer"
@@ -216,9 +215,8 @@ def _as_digits(number: bytes) -> str:
 def is_national_id(text: bytes) -> bool:
     """Check an identifier that has letters in it."""
     number = text.decode()
-    if any(
-        passes(module.is_valid, number)
-        for module in (hetu, dni, nie, codicefiscale, curp, pan, ric)
+    if is_chinese(number) or any(
+        passes(module.is_valid, number) for module in (hetu, dni, nie, codicefiscale, curp, pan)
     ):
         return True
     if (

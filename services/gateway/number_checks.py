@@ -18,7 +18,6 @@ from stdnum.br import cpf
 from stdnum.ca import sin
 from stdnum.ch import ssn as ahv
 from stdnum.cl import rut
-from stdnum.cn import ric
 from stdnum.cz import rc
 from stdnum.fr import nir
 from stdnum.in_ import aadhaar
@@ -29,15 +28,27 @@ from stdnum.se import personnummer
 from stdnum.th import pin
 from stdnum.us import itin, ssn
 
+from services.gateway.national_phones import NationalPhones, Style, style_of
+
 # Digits of one kind in a row are examples, and no issuer's.
 _ONE_DIGIT: Final = 1
 _MOST_GROUPS: Final = 7
+_DECIMAL: Final = 2
+_SHORT_GROUP: Final = 2
 # Twice a digit, its digits added up, all as ASCII.
 _DOUBLED: Final = bytes.maketrans(b"0123456789", b"0246813579")
 # Next to one of these a group is a part of something longer: a decimal, a range, an identifier.
 _JOINING: Final = frozenset((b".", b"-"))
+# A telephone number is no part of something longer either, no amount and no path.
+_NO_PHONE_BEHIND: Final = frozenset((b".", b"-", b"/", b"$", b"#", b"+"))
+_CHINA: Final = re.compile(
+    r"(?:1[1-5]|2[1-3]|3[1-7]|4[1-6]|5[0-4]|6[1-5]|71|8[1-3])[0-9]{4}(?:19[0-9]{2}|20[0-4][0-9])"
+    r"(?:0[1-9]|1[0-2])(?:0[1-9]|[12][0-9]|3[01])[0-9]{3}[0-9Xx]"
+)
+_DECIMALS: Final = re.compile(rb",[0-9]")
 _MOST_PHONE_DIGITS: Final = 17
 _GROUP: Final = re.compile(rb"[0-9]+")
+_NOT_DIGITS: Final = bytes(set(range(256)) - set(b"0123456789"))
 # Issuer ranges: how a number begins, and how long it may be. The second line is Mastercard's.
 _ISSUERS: Final = re.compile(
     rb"4(?:[0-9]{12}|[0-9]{15}|[0-9]{18})"  # Visa
@@ -122,6 +133,17 @@ def _national(module: Callable[[str], bool]) -> Callable[[bytes], bool]:
     return lambda text: passes(module, text.decode())
 
 
+def is_chinese(number: str) -> bool:
+    """Check a resident's identity number of China (GB 11643): province, day of birth, check digit.
+
+    That of `stdnum` also looks the county up, which costs a hundred times as much.
+    """
+    if _CHINA.fullmatch(number) is None:
+        return False
+    digits = (10 if digit in "Xx" else int(digit) for digit in number)
+    return sum(digit << 17 - place for place, digit in enumerate(digits)) % 11 == 1
+
+
 def _is_nir(text: bytes) -> bool:
     # Without a name before it, only those given at birth.
     return text[:1] in b"12" and passes(nir.is_valid, text.decode())
@@ -144,7 +166,7 @@ def _is_phone(text: bytes) -> bool:
 
 
 def _digits(check: Callable[[bytes], bool]) -> Callable[[bytes], bool]:
-    return lambda text: check(bytes(character for character in text if 48 <= character <= 57))  # noqa: PLR2004 - 0 to 9
+    return lambda text: check(text.translate(None, _NOT_DIGITS))
 
 
 Check = Callable[[bytes], bool]
@@ -165,7 +187,7 @@ _BY_SHAPE: Final[dict[tuple[tuple[int, ...], bytes], tuple[tuple[str, Check], ..
     ((15,), b""): (("NATIONAL_ID", _is_nir),),
     ((13, 2), b" "): (("NATIONAL_ID", _is_nir),),
     ((1, 2, 2, 2, 3, 3, 2), b"      "): (("NATIONAL_ID", _is_nir),),
-    ((18,), b""): (("NATIONAL_ID", _national(ric.is_valid)),),
+    ((18,), b""): (("NATIONAL_ID", _national(is_chinese)),),
     ((6, 7), b"-"): (("NATIONAL_ID", _national(rrn.is_valid)),),
     ((3, 3, 3), b"--"): (("NATIONAL_ID", _national(sin.is_valid)),),
     ((6, 4), b"/"): (("NATIONAL_ID", _national(rc.is_valid)),),
@@ -177,16 +199,19 @@ _BY_SHAPE: Final[dict[tuple[tuple[int, ...], bytes], tuple[tuple[str, Check], ..
 }
 
 
-def parts(run: bytes, before: bytes, after: bytes) -> Iterator[Part]:
+def parts(  # noqa: C901 - one walk over the groups
+    run: bytes, before: bytes, after: bytes, national: NationalPhones | None = None
+) -> Iterator[Part]:
     """Yield what a run of digits holds, from left to right, without overlaps.
 
     Args:
-        run: digits, with separators between them and possibly a `+` in front.
+        run: digits, with separators between them and possibly a `+` or a bracket in front.
         before: the byte before it, if any.
-        after: the byte after it, if any.
+        after: the two bytes after it, if any.
+        national: recognises numbers without a country code, where they are looked for.
     """
     groups = [match.span() for match in _GROUP.finditer(run)]
-    if after.isalpha() or after == b"_":
+    if after[:1].isalpha() or after[:1] == b"_":
         groups.pop()
     if run[:1] == b"+" or run[:2] == b"00":
         end = _phone_end(run, groups)
@@ -196,6 +221,7 @@ def parts(run: bytes, before: bytes, after: bytes) -> Iterator[Part]:
     if (
         len(groups) > 1
         and run[groups[-2][1] : groups[-1][0]] == b"."
+        and (len(groups) == _DECIMAL or run[groups[-3][1] : groups[-2][0]] != b".")
         and not run[slice(*groups[-1])].strip(b"0")
     ):
         groups.pop()  # A whole number that is written as a decimal.
@@ -206,20 +232,79 @@ def parts(run: bytes, before: bytes, after: bytes) -> Iterator[Part]:
     outside = b"." if before == b"." and groups[0][0] == 0 else b""
     first = 0
     while first < len(groups):
-        width = 0
-        for last, checks in _plan(
+        shape = (
             tuple(sizes[first : first + _MOST_GROUPS]),
             tuple(gaps[first : first + _MOST_GROUPS]),
-            outside,
-        ):
+        )
+        width = 0
+        for last, checks in _plan(*shape, outside):
             start, end = groups[first][0], groups[first + last][1]
             kind = next((kind for kind, check in checks if check(run[start:end])), None)
             if kind is not None:
                 yield Part(kind, start, end)
-                width = last
+                width = last + 1
                 break
-        first += width + 1
+        if not width and national is not None:
+            left = (run[: groups[first][0]] or before)[-1:] if first == 0 else outside
+            width = 1 + _phone_group(run, groups, shape, first, left, after, national)
+            if width:
+                start, end = groups[first][0], groups[first + width - 1][1]
+                start -= run[start - 1 : start] == b"(" and b")" in run[start:end]
+                yield Part("PHONE", start, end)
+        first += width or 1
         outside = gaps[first - 1] if first <= len(gaps) else b""
+
+
+def _phone_group(  # noqa: PLR0913, PLR0917 - what stands around decides
+    run: bytes,
+    groups: list[tuple[int, int]],
+    shape: tuple[tuple[int, ...], tuple[bytes, ...]],
+    first: int,
+    left: bytes,
+    after: bytes,
+    national: NationalPhones,
+) -> int:
+    """Return up to which group a telephone number without a country code goes; -1 for none."""
+    if left in _NO_PHONE_BEHIND:
+        return -1
+    zero = run[groups[first][0]] == ord("0") or left == b"("
+    before = groups[first - 1][1] - groups[first - 1][0] if first and left == b" " else 0
+    for last, style in _phone_plan(*shape, before, zero):
+        start, end = groups[first][0], groups[first + last][1]
+        if not zero and end == len(run) and _DECIMALS.match(after):
+            continue
+        if national.holds(run[start:end].translate(None, _NOT_DIGITS), style):
+            return last
+    return -1
+
+
+@lru_cache(maxsize=4096)
+def _phone_plan(
+    sizes: tuple[int, ...],
+    gaps: tuple[bytes, ...],
+    before: int,
+    zero: bool,  # noqa: FBT001 - a part of what is remembered
+) -> tuple[tuple[int, Style], ...]:
+    """Return up to which group a run of this shape may be a telephone number.
+
+    Args:
+        sizes: of the groups.
+        gaps: between them.
+        before: the size of the group that stands before with a space between; 0 for none.
+        zero: whether it begins with a zero or a bracket.
+    """
+    found = []
+    for last in range(len(sizes) - 1, -1, -1):
+        next_to = gaps[last] if last < len(gaps) else b""
+        style = style_of(sizes[: last + 1], gaps[:last])
+        if style is None or next_to in _NO_PHONE_BEHIND:
+            continue
+        # Groups of a table, or of a longer number, stand as close to each other as these.
+        after = sizes[last + 1] if next_to == b" " and last + 1 < len(sizes) else 0
+        if not style.marked and max(before, after) > (_SHORT_GROUP if zero else 0):
+            continue
+        found.append((last, style))
+    return tuple(found)
 
 
 @lru_cache(maxsize=4096)

@@ -5,13 +5,16 @@ it has begun to repeat: what fails is searched again from its second byte and co
 bound. The checks run only on what the scan found.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 import re2
 
 from services.gateway import identity_documents as documents
+from services.gateway import national_phones as phones
 from services.gateway import secret_formats as secrets
+from services.gateway.effort import MOST_KNOWN, Effort
 from services.gateway.folding import TRIGGER, Shadow, plain_text
 from services.gateway.number_checks import is_public_address, parts
 
@@ -56,6 +59,8 @@ class Find(NamedTuple):
     since: int
 
 
+_REACH: Final = 32
+"""No check looks further behind its candidate."""
 _GOES_ON: Final = frozenset((b":", b"@", b"_", b"%"))
 
 
@@ -66,7 +71,11 @@ class _Span(NamedTuple):
 
 
 _Confirm = Callable[[bytes, int, int], tuple[_Span, ...] | None]
-"""Says what a candidate holds; None when nothing, and what is in it is searched again."""
+_Pattern = tuple[bytes, _Confirm]
+"""A pattern, and what says of a candidate what it holds.
+
+None when that is nothing, and what is in it is searched again.
+"""
 
 
 def _whole(kind: str, check: Callable[[bytes], bool] = bool) -> _Confirm:
@@ -105,19 +114,26 @@ def _iban(data: bytes, start: int, end: int) -> tuple[_Span, ...] | None:
     return (_Span("IBAN", start, start + size),)
 
 
-def _number(data: bytes, start: int, end: int) -> tuple[_Span, ...]:
-    run, after = data[start:end], data[end : end + 1]
-    spans = [
-        _Span(kind, start + first, start + last)
-        for kind, first, last in parts(run, data[start - 1 : start] if start else b"", after)
-    ]
-    # The last span says that nothing more is to be looked for in the run; but its last group may
-    # begin something else, such as an address.
-    if after.isalnum() or after in _GOES_ON:
-        last = start + len(run.rstrip(b"0123456789"))
-        if last > (spans[-1].end if spans else start):
-            end = last
-    return (*spans, _Span("", end, end))
+def _numbers(national: phones.NationalPhones | None) -> _Confirm:
+    """Return what tells what a run of digits holds."""
+
+    def number(data: bytes, start: int, end: int) -> tuple[_Span, ...]:
+        run, after = data[start:end], data[end : end + 2]
+        before = data[start - 1 : start] if start else b""
+        spans = [
+            _Span(kind, start + first, start + last)
+            for kind, first, last in parts(run, before, after, national)
+        ]
+        # The last span says that nothing more is to be looked for in the run; but its last group
+        # may begin something else, such as an address.
+        after = after[:1]
+        if after.isalnum() or after in _GOES_ON:
+            last = start + len(run.rstrip(b"0123456789"))
+            if last > (spans[-1].end if spans else start):
+                end = last
+        return (*spans, _Span("", end, end))
+
+    return number
 
 
 def _address6(text: bytes) -> bool:
@@ -149,7 +165,7 @@ _DIGITS: Final = (
 # The order is the precedence where two could match at one place. `%B` stands for a word boundary:
 # the scan that looks for candidates in raw JSON leaves it out, since an escape such as `\n` before
 # a match would hide it.
-_PATTERNS: Final[tuple[tuple[bytes, _Confirm], ...]] = (
+_PATTERNS: Final[tuple[_Pattern, ...]] = (
     (_FILE, _nothing),
     (secrets.PRIVATE_KEY, _private_key),
     (b"%B" + secrets.TOKEN, _token),
@@ -166,12 +182,100 @@ _PATTERNS: Final[tuple[tuple[bytes, _Confirm], ...]] = (
         _whole("IP_ADDRESS", _address6),
     ),
     (b"%B(?:" + documents.LETTERED + b")%B", _whole("NATIONAL_ID", documents.is_national_id)),
-    (_DIGITS, _number),
 )
 
 
-def _joined(boundary: bytes) -> bytes:
-    return b"|".join(pattern.replace(b"%B", boundary) for pattern, _ in _PATTERNS)
+class Detector:
+    """Finds personal data.
+
+    Args:
+        regions: where telephone numbers are written without a country code, ISO 3166 codes.
+    """
+
+    __slots__ = ("_confirm", "_exact", "_kinds", "_loose", "regions")
+
+    def __init__(self, regions: tuple[str, ...] = ()) -> None:
+        """See the class; compiling takes a tenth of a second."""
+        self.regions = regions
+        national = phones.NationalPhones(regions) if regions else None
+        number = _numbers(national)
+        patterns: tuple[_Pattern, ...] = (*_PATTERNS, (_DIGITS, number))
+        if national is not None:
+            named = _named(national.named_number, phones.LONGEST_VALUE)
+            begin = (*_PATTERNS, (b"%B" + phones.NAMED, named), (phones.RUNS, number))
+            patterns = (*begin, (_DIGITS, number), (phones.SHORT_RUNS, number))
+        every = [pattern for pattern, _ in patterns]
+        # Without groups, so that RE2 needs nothing but its automata; the set tells which it was.
+        self._exact = re2.compile(_joined(every, rb"\b"), latin_1())
+        self._kinds = re2.Set.FullMatchSet(latin_1())
+        for pattern in every:
+            self._kinds.Add(pattern.replace(b"%B", rb"\b"))
+        self._kinds.Compile()
+        self._loose = re2.compile(_joined([*every[1:], TRIGGER], b""), latin_1())
+        self._confirm: tuple[_Confirm, ...] = tuple(confirm for _, confirm in patterns)
+
+    def suspicious(self, raw: bytes) -> bool:
+        r"""Return whether raw JSON may hold personal data; linear, no false negative."""
+        return self._loose.search(raw) is not None
+
+    def find(self, raw: bytes, effort: Effort | None = None) -> Iterator[Find]:
+        """Yield the personal data of a text or of JSON, from left to right, without overlaps.
+
+        Escapes are seen through at every depth, and what is found never begins or ends inside one.
+
+        Args:
+            raw: the text.
+            effort: pays for each candidate; None for a text of bounded length.
+
+        Raises:
+            TooMuchToCheck: there are more candidates than may be looked at.
+        """
+        shadow = Shadow(raw)
+        data = shadow.data
+        position = 0
+        while (match := self._exact.search(data, position)) is not None:
+            start, end = match.span()
+            if effort is not None:
+                effort.spend(end - start)
+            spans = self._spans(data, start, end, effort)
+            if spans is None:
+                position = start + 1
+                continue
+            for what, first, last in spans:
+                if what:
+                    value = plain_text(data[first:last])
+                    yield Find(what, shadow.at(first), shadow.at(last), value, shadow.at(start))
+            position = spans[-1].end if spans else end
+
+    def _spans(
+        self, data: bytes, start: int, end: int, effort: Effort | None
+    ) -> tuple[_Span, ...] | None:
+        """Return what a candidate holds; what was asked before in one request is remembered."""
+        if effort is None or end - start > LONGEST_MATCH:
+            return self._checked(data, start, end)
+        around = data[max(0, start - 1) : end + _REACH], start == 0, end - start
+        if around not in effort.known:
+            spans = self._checked(data, start, end)
+            if len(effort.known) < MOST_KNOWN:
+                effort.known[around] = None if spans is None else _moved(spans, -start)
+            return spans
+        known = effort.known[around]
+        return None if known is None else _moved(known, start)
+
+    def _checked(self, data: bytes, start: int, end: int) -> tuple[_Span, ...] | None:
+        for kind in sorted(self._kinds.Match(data[start:end])):
+            spans: tuple[_Span, ...] | None = self._confirm[kind](data, start, end)
+            if spans is not None:
+                return spans
+        return None
+
+
+def _moved(spans: Iterable[tuple[str, int, int]], by: int) -> tuple[_Span, ...]:
+    return tuple(_Span(kind, first + by, last + by) for kind, first, last in spans)
+
+
+def _joined(patterns: list[bytes], boundary: bytes) -> bytes:
+    return b"|".join(pattern.replace(b"%B", boundary) for pattern in patterns)
 
 
 def latin_1() -> re2.Options:
@@ -183,49 +287,13 @@ def latin_1() -> re2.Options:
     return options
 
 
-def _kinds() -> re2.Set:
-    kinds = re2.Set.FullMatchSet(latin_1())
-    for pattern, _ in _PATTERNS:
-        kinds.Add(pattern.replace(b"%B", rb"\b"))
-    kinds.Compile()
-    return kinds
+@lru_cache(maxsize=16)
+def detector(regions: tuple[str, ...] = ()) -> Detector:
+    """Return what finds personal data in texts that are written in these regions."""
+    return Detector(regions)
 
 
-# Without groups, so that RE2 needs nothing but its automata; the set tells which pattern it was.
-_EXACT: Final = re2.compile(_joined(rb"\b"), latin_1())
-_KINDS: Final = _kinds()
-_LOOSE: Final = re2.compile(
-    b"|".join((*(pattern.replace(b"%B", b"") for pattern, _ in _PATTERNS[1:]), TRIGGER)), latin_1()
-)
-_CONFIRM: Final = tuple(confirm for _, confirm in _PATTERNS)
-
-
-def suspicious(raw: bytes) -> bool:
-    r"""Return whether raw JSON may hold personal data; linear, no false negative."""
-    return _LOOSE.search(raw) is not None
-
-
-def find(raw: bytes) -> Iterator[Find]:
-    """Yield the personal data of a text or of JSON, from left to right, without overlaps.
-
-    Escapes are seen through at every depth, and what is found never begins or ends inside one.
-    """
-    shadow = Shadow(raw)
-    data = shadow.data
-    position = 0
-    while (match := _EXACT.search(data, position)) is not None:
-        start, end = match.span()
-        for kind in sorted(_KINDS.Match(data[start:end])):
-            spans = _CONFIRM[kind](data, start, end)
-            if spans is not None:
-                break
-        else:
-            spans = None
-        if spans is None:
-            position = start + 1
-            continue
-        for what, first, last in spans:
-            if what:
-                value = plain_text(data[first:last])
-                yield Find(what, shadow.at(first), shadow.at(last), value, shadow.at(start))
-        position = spans[-1].end if spans else end
+_ANYWHERE: Final = detector()
+find: Final = _ANYWHERE.find
+suspicious: Final = _ANYWHERE.suspicious
+"""The same without any region."""

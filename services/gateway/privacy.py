@@ -5,7 +5,7 @@ their tenant and roles. It is compiled when it is read, so that a request only l
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from typing import Final, Literal, NoReturn
 
@@ -14,7 +14,8 @@ import re2
 
 from services.common import operator_file
 from services.common.operator_file import OperatorFileError
-from services.gateway.personal_data import TYPES
+from services.gateway.national_phones import is_region
+from services.gateway.personal_data import TYPES, Detector, detector
 from services.gateway.principal import Principal
 from services.gateway.urls import URLRules
 
@@ -53,10 +54,12 @@ class Rules(msgspec.Struct, frozen=True):
     Args:
         actions: by type.
         patterns: what no prompt may hold.
+        detector: finds it.
     """
 
     actions: Mapping[str, Action]
     patterns: tuple[BlockedPattern, ...] = ()
+    detector: Detector = detector()
 
     @property
     def restores(self) -> bool:
@@ -98,6 +101,7 @@ class _File(msgspec.Struct, forbid_unknown_fields=True):
     version: Literal[1]
     default: _ActionText | None = None
     types: dict[str, str] = {}
+    phone_regions: list[str] | None = None
     rules: list[_Rule] = []
     blocked_patterns: list[_Pattern] = []
     urls: _URLs = msgspec.field(default_factory=_URLs)
@@ -159,6 +163,19 @@ def actions(
     return chosen
 
 
+def finder(regions: Iterable[str]) -> Detector:
+    """Return what finds personal data, and telephone numbers as these regions write them.
+
+    Raises:
+        PrivacyError: one is no region.
+    """
+    codes = tuple(dict.fromkeys(region.upper() for region in regions))
+    unknown = next((code for code in codes if not is_region(code)), None)
+    if unknown is not None:
+        _fail(f"`phone_regions` holds {unknown[:16]!r}, which is no region such as US, GB or DE")
+    return detector(codes)
+
+
 REDACT_ALL: Final = Rules(actions())
 
 
@@ -167,6 +184,7 @@ def parse(
     default: Action = Action.REDACT,
     types: Mapping[str, str] | None = None,
     *,
+    regions: Iterable[str] = (),
     must_redact: bool = False,
 ) -> Policy:
     """Return the policy of a file, which the settings only complete.
@@ -175,6 +193,7 @@ def parse(
         text: YAML.
         default: what applies to types that the file does not name.
         types: the settings' actions by type.
+        regions: the settings' regions of telephone numbers.
         must_redact: whether a policy is refused that redacts nothing.
 
     Raises:
@@ -190,21 +209,22 @@ def parse(
         _compiled(pattern, f"blocked_patterns[{index}]")
         for index, pattern in enumerate(file.blocked_patterns)
     )
+    found = finder(regions if file.phone_regions is None else file.phone_regions)
     first = Action(file.default) if file.default else default
     own = {**(types or {}), **file.types}
     rules = tuple(
         (
             rule.match,
-            Rules(actions(Action(rule.default), rule.types), patterns)
+            Rules(actions(Action(rule.default), rule.types), patterns, found)
             if rule.default
-            else Rules(actions(first, {**own, **rule.types}), patterns),
+            else Rules(actions(first, {**own, **rule.types}), patterns, found),
         )
         for rule in file.rules
     )
     version = hashlib.sha256(text).hexdigest()[:12]
-    base = Rules(actions(first, own), patterns)
+    base = Rules(actions(first, own), patterns, found)
     if must_redact:
-        _check_production([base, *(found for _, found in rules)], file.urls.references)
+        _check_production([base, *(chosen for _, chosen in rules)], file.urls.references)
     return Policy(base, rules, version, file.urls.references, file.urls.links)
 
 

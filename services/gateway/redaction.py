@@ -14,7 +14,7 @@ import msgspec
 
 from services.common.errors import FieldViolation, InvalidArgument, Unavailable
 from services.gateway.json_places import Literals, place, whole
-from services.gateway.personal_data import TYPES, Find, find, suspicious
+from services.gateway.personal_data import TYPES, Find
 from services.gateway.privacy import REDACT_ALL, Action, Rules
 
 _LOGPROBS: Final = re.compile(rb'"logprobs"[ \t\r\n]*+:[ \t\r\n]*+(?!null|\[\])')
@@ -70,12 +70,14 @@ class Redactor:
         "_placeholders",
         "_rules",
         "counts",
+        "detector",
     )
 
     def __init__(self, rules: Rules = REDACT_ALL) -> None:
         """Start with nothing seen."""
         self._rules = rules
         self._actions = rules.actions
+        self.detector = rules.detector
         self._placeholders: dict[tuple[str, bytes], bytes] = {}
         self._originals: dict[bytes, bytes] = {}
         self._numbers: dict[str, int] = {}
@@ -98,7 +100,7 @@ class Redactor:
             if match is not None:
                 position = len(body.decode("utf-8", "replace")[: match.start()].encode())
                 raise ContentRefused(f"the blocked pattern `{pattern.name}`", place(body, position))
-        if not suspicious(body):
+        if not self.detector.suspicious(body):
             return body
         self._begin(body)
         return self._spliced(body, prompt=True)
@@ -111,7 +113,7 @@ class Redactor:
 
     def json(self, body: bytes) -> bytes:
         """Return JSON with its personal data replaced; the same object when nothing was found."""
-        return self._spliced(body) if suspicious(body) else body
+        return self._spliced(body) if self.detector.suspicious(body) else body
 
     def answer(self, body: bytes) -> bytes:
         """Return an answer with its strings redacted, and without what would spell them out."""
@@ -127,7 +129,7 @@ class Redactor:
             raw: the part.
             inside: whether it begins inside a string.
         """
-        if not suspicious(raw):
+        if not self.detector.suspicious(raw):
             return raw
         # What is put in front makes the places those of the whole: inside of a string, or behind
         # the name of a member, so that a number is known for one.
@@ -154,11 +156,11 @@ class Redactor:
 
     def plain(self, raw: bytes) -> bytes:
         """Return the bytes of a text with its personal data replaced."""
-        if not suspicious(raw):
+        if not self.detector.suspicious(raw):
             return raw
         pieces: list[bytes] = []
         done = 0
-        for found in find(raw):
+        for found in self.detector.find(raw):
             if self._actions[found.type] is Action.PASS:
                 continue
             start, end, quote = _member_number(raw, found) or (found.start, found.end, b"")
@@ -173,7 +175,7 @@ class Redactor:
         literals: Literals | None = None
         nested: dict[int, int] = {}
         founds = []
-        for found in find(body):
+        for found in self.detector.find(body):
             action = self._actions[found.type]
             if action is Action.PASS:
                 continue

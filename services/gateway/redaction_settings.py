@@ -6,7 +6,7 @@ from typing import Literal
 from pydantic import Field
 
 from services.common.settings import CommaSeparated, CommonSettings, SettingsError
-from services.gateway.privacy import Action, PrivacyError, actions
+from services.gateway.privacy import Action, PrivacyError, actions, finder
 
 
 class RedactionSettings(CommonSettings):
@@ -31,6 +31,14 @@ class RedactionSettings(CommonSettings):
         description=(
             "Other actions for single types, such as `card=block,ip_address=pass`; `pass` lets a "
             "type through. The types are in docs/operations/privacy.md."
+        ),
+    )
+    pii_phone_regions: CommaSeparated = Field(
+        (),
+        validation_alias="WEAVER_PII_PHONE_REGIONS",
+        description=(
+            "Regions, such as `US,GB,DE`, whose telephone numbers are found also where they are "
+            "written without a country code; empty: only those with `+` or `00`."
         ),
     )
     content_policy_file: Path | None = Field(
@@ -104,6 +112,11 @@ class RedactionSettings(CommonSettings):
             chosen = actions(Action(self.pii_action), self.pii_actions)
         except PrivacyError as error:
             msg = f"WEAVER_PII_TYPES: {error}"
+            raise SettingsError(msg) from None
+        try:
+            finder(self.pii_phone_regions)
+        except PrivacyError as error:
+            msg = f"WEAVER_PII_PHONE_REGIONS: {error}"
             raise SettingsError(msg) from None
         if not self.production:
             return

@@ -9,12 +9,12 @@ import re2
 from services.gateway.closing import Closing
 from services.gateway.folding import unescaped
 from services.gateway.identity_documents import NAMES, WIDEST_GAP
+from services.gateway.national_phones import UNFINISHED
 from services.gateway.personal_data import (
     LONGEST_MATCH,
     LONGEST_SECRET,
-    find,
+    Detector,
     latin_1,
-    suspicious,
 )
 from services.gateway.redaction import Redactor
 from services.gateway.secret_formats import SECRET_NAMES
@@ -35,15 +35,16 @@ _FIRST_WORDS: Final = b"|".join(
 )
 # What a match over several words can begin with and not yet be complete: an IBAN, a British
 # number, a number or a secret after its name, the lines of a passport.
-_UNFINISHED: Final = re2.compile(
+_BEGUN: Final = (
     rb"(?:(?i:\b[A-Z]{2}[0-9]{2}[A-Z0-9 -]{0,60})"
     rb"|\b[A-Z]{2} ?(?:[0-9]{2} ?){0,3}[0-9]?"
     rb"|\b(?i:%b)[^0-9@\x22\n]{0,%d}(?:[A-Z0-9][A-Z0-9 ./-]{0,24})?"
     rb"|\b(?i:%b) \S{0,16}"
     rb"|\b(?i:%b)[\\\x22' ]{0,6}[=:]?[\\\x22' ]{0,6}\S*"
-    rb"|P[A-Z<][A-Z]{3}[A-Z<]*\s*[A-Z0-9<]*)\z" % (NAMES, WIDEST_GAP, _FIRST_WORDS, SECRET_NAMES),
-    latin_1(),
+    rb"|P[A-Z<][A-Z]{3}[A-Z<]*\s*[A-Z0-9<]*)" % (NAMES, WIDEST_GAP, _FIRST_WORDS, SECRET_NAMES)
 )
+_UNFINISHED: Final = re2.compile(_BEGUN + rb"\z", latin_1())
+_UNFINISHED_PHONES: Final = re2.compile(rb"(?:%b|%b)\z" % (UNFINISHED, _BEGUN), latin_1())
 # The same for what can be much longer.
 _TOKEN: Final = re.compile(rb"\beyJ[A-Za-z0-9_.-]*+$")
 _PRIVATE_KEY: Final = re.compile(
@@ -86,7 +87,7 @@ class RunningText:
         raw = self._held + piece.encode("utf-8", "surrogatepass")
         # Arguments that are complete have no more to come, and the next call may begin now.
         complete = self._closing is not None and self._closing.feed(piece)
-        cut = len(raw) if complete else _cut(raw)
+        cut = len(raw) if complete else _cut(raw, self._redactor.detector)
         self._held = raw[cut:]
         return self._released(raw[:cut])
 
@@ -108,7 +109,7 @@ class RunningText:
         return redacted.decode("utf-8", "surrogatepass")
 
 
-def _cut(raw: bytes) -> int:
+def _cut(raw: bytes, detector: Detector) -> int:
     """Return up to where a text can be released."""
     size = len(raw)
     seen = unescaped(raw)
@@ -117,12 +118,13 @@ def _cut(raw: bytes) -> int:
     if cut < size and seen[cut] in _DIGITS:
         cut = min(cut, _run(seen, cut))
     window = max(0, size - _WINDOW)
+    unfinished = _UNFINISHED_PHONES if detector.regions else _UNFINISHED
     for text in (raw, seen, _ESCAPE.sub(_NO_LETTER, raw)) if b"\\" in raw else (raw,):
-        several = _UNFINISHED.search(text, window)
+        several = unfinished.search(text, window)
         if several is not None:
             cut = min(cut, several.start())
     cut = min(cut, _long(raw))
-    return _whole(raw, cut) if 0 < cut < size else cut
+    return _whole(raw, cut, detector) if 0 < cut < size else cut
 
 
 def _run(raw: bytes, end: int) -> int:
@@ -158,13 +160,13 @@ def _long(raw: bytes) -> int:
     return cut
 
 
-def _whole(raw: bytes, cut: int) -> int:
+def _whole(raw: bytes, cut: int, detector: Detector) -> int:
     """Move a cut to the left so that it falls into nothing that must stay in one piece.
 
     That is a match, a placeholder, for which an original may have to stand, an escape, a character.
     """
-    if suspicious(raw):
-        for found in find(raw):
+    if detector.suspicious(raw):
+        for found in detector.find(raw):
             if found.since >= cut:
                 break
             if found.since < cut < found.end and (
