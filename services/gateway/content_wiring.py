@@ -36,7 +36,8 @@ def open_content(settings: RedactionSettings, stack: AsyncExitStack, tell: Tell)
     )
     default = Action(settings.pii_action)
     chosen = privacy.actions(default, settings.pii_actions)
-    content.adopt(Policy(Rules(chosen, detector=privacy.finder(settings.pii_phone_regions))))
+    finder = privacy.finder(settings.pii_phone_regions)
+    content.adopt(Policy(Rules(chosen, (), finder, settings.pii_max_checks)))
     if settings.content_policy_file is None:
         return content
     parse = partial(
@@ -44,6 +45,7 @@ def open_content(settings: RedactionSettings, stack: AsyncExitStack, tell: Tell)
         default=default,
         types=settings.pii_actions,
         regions=settings.pii_phone_regions,
+        checks=settings.pii_max_checks,
         must_redact=settings.production,
     )
     watch = FileWatch(settings.content_policy_file, parse, content.adopt, tell)

@@ -9,7 +9,8 @@ from typing import Final
 
 from services.common.errors import InvalidArgument
 
-BYTES_PER_CHECK: Final = 16
+MOST_CHECKS: Final = 100_000
+BYTES_PER_CHECK: Final = 32
 """A long candidate counts for as many as it could hold."""
 MOST_KNOWN: Final = 4096
 

@@ -365,4 +365,8 @@ async def _away(redactor: Redactor, work: Callable[[bytes], bytes], body: bytes)
         size <= SCANNED_AT_ONCE and not redactor.detector.suspicious(body)
     ):
         return work(body)
-    return await asyncio.to_thread(work, body)
+    try:
+        return await asyncio.to_thread(work, body)
+    except asyncio.CancelledError:
+        redactor.stop()
+        raise

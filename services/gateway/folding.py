@@ -8,7 +8,10 @@ folded away in a shadow of the text, and what is found there is carried back to 
 import re
 import unicodedata
 from bisect import bisect_right
+from functools import lru_cache
 from typing import Final
+
+from services.gateway.effort import Effort
 
 FILLER: Final = b"\x01"
 """Stands in a shadow where an escape's backslash stood; it belongs to no word."""
@@ -59,17 +62,27 @@ _SEPARATORS: Final = (
 _HIDDEN: Final = re.compile(f"(?:{_INVISIBLE.decode('latin-1')})".encode("latin-1"))
 
 
+FOLDS_PER_CHECK: Final = 32
+"""So many cost what the check of one candidate costs."""
+_LONGEST_KNOWN: Final = 14
+
+
 class Shadow:
     """A folded text, and where its bytes stand in the raw one.
 
     Args:
         raw: UTF-8; JSON, or any text.
+        effort: pays for what is folded; None for a text of bounded length.
+
+    Raises:
+        TooMuchToCheck: there is more to fold than one request is worth.
     """
 
-    __slots__ = ("_raw_at", "_shadow_at", "data")
+    __slots__ = ("_effort", "_raw_at", "_shadow_at", "data")
 
-    def __init__(self, raw: bytes) -> None:
+    def __init__(self, raw: bytes, effort: Effort | None = None) -> None:
         """See the class."""
+        self._effort = effort
         data = unescaped(raw)
         self._shadow_at: list[int] = []
         self._raw_at: list[int] = []
@@ -84,9 +97,13 @@ class Shadow:
 
     def _folded(self, data: bytes) -> bytes:
         pieces: list[bytes] = []
-        done = size = 0
+        done = size = seen = 0
         for match in _FOLD.finditer(data):
-            plain = _plain(match.group())
+            found = match.group()
+            plain = _known(found) if len(found) <= _LONGEST_KNOWN else _plain(found)
+            seen += 1
+            if seen % FOLDS_PER_CHECK == 0 and self._effort is not None:
+                self._effort.spend(0)
             if plain is None:
                 continue
             start, end = match.span()
@@ -111,6 +128,11 @@ def unescaped(raw: bytes) -> bytes:
 def plain_text(shadow: bytes) -> bytes:
     """Return a slice of a shadow as a text of its own."""
     return shadow.replace(FILLER, b"").replace(b"\\", b"")
+
+
+@lru_cache(maxsize=4096)
+def _known(found: bytes) -> bytes | None:
+    return _plain(found)
 
 
 def _plain(found: bytes) -> bytes | None:

@@ -230,7 +230,7 @@ class Detector:
         Raises:
             TooMuchToCheck: there are more candidates than may be looked at.
         """
-        shadow = Shadow(raw)
+        shadow = Shadow(raw, effort)
         data = shadow.data
         position = 0
         while (match := self._exact.search(data, position)) is not None:

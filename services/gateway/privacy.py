@@ -14,6 +14,7 @@ import re2
 
 from services.common import operator_file
 from services.common.operator_file import OperatorFileError
+from services.gateway.effort import MOST_CHECKS
 from services.gateway.national_phones import is_region
 from services.gateway.personal_data import TYPES, Detector, detector
 from services.gateway.principal import Principal
@@ -55,11 +56,18 @@ class Rules(msgspec.Struct, frozen=True):
         actions: by type.
         patterns: what no prompt may hold.
         detector: finds it.
+        most_checks: how many candidates of one body may be checked.
     """
 
     actions: Mapping[str, Action]
     patterns: tuple[BlockedPattern, ...] = ()
     detector: Detector = detector()
+    most_checks: int = MOST_CHECKS
+
+    @property
+    def searches(self) -> bool:
+        """Whether anything is done about anything."""
+        return any(action is not Action.PASS for action in self.actions.values())
 
     @property
     def restores(self) -> bool:
@@ -179,12 +187,13 @@ def finder(regions: Iterable[str]) -> Detector:
 REDACT_ALL: Final = Rules(actions())
 
 
-def parse(
+def parse(  # noqa: PLR0913 - what the settings say
     text: bytes,
     default: Action = Action.REDACT,
     types: Mapping[str, str] | None = None,
     *,
     regions: Iterable[str] = (),
+    checks: int = MOST_CHECKS,
     must_redact: bool = False,
 ) -> Policy:
     """Return the policy of a file, which the settings only complete.
@@ -194,6 +203,7 @@ def parse(
         default: what applies to types that the file does not name.
         types: the settings' actions by type.
         regions: the settings' regions of telephone numbers.
+        checks: how many candidates of one body may be checked.
         must_redact: whether a policy is refused that redacts nothing.
 
     Raises:
@@ -215,14 +225,14 @@ def parse(
     rules = tuple(
         (
             rule.match,
-            Rules(actions(Action(rule.default), rule.types), patterns, found)
+            Rules(actions(Action(rule.default), rule.types), patterns, found, checks)
             if rule.default
-            else Rules(actions(first, {**own, **rule.types}), patterns, found),
+            else Rules(actions(first, {**own, **rule.types}), patterns, found, checks),
         )
         for rule in file.rules
     )
     version = hashlib.sha256(text).hexdigest()[:12]
-    base = Rules(actions(first, own), patterns, found)
+    base = Rules(actions(first, own), patterns, found, checks)
     if must_redact:
         _check_production([base, *(chosen for _, chosen in rules)], file.urls.references)
     return Policy(base, rules, version, file.urls.references, file.urls.links)

@@ -8,11 +8,14 @@ gets the same placeholder within one request.
 
 import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
 import msgspec
 
 from services.common.errors import FieldViolation, InvalidArgument, Unavailable
+from services.gateway.effort import Effort, TooMuchToCheck
 from services.gateway.json_places import Literals, place, whole
 from services.gateway.personal_data import TYPES, Find
 from services.gateway.privacy import REDACT_ALL, Action, Rules
@@ -23,6 +26,7 @@ _SEPARATORS: Final = b" -.()/"
 _JOINED: Final = frozenset(("CARD", "IBAN", "NATIONAL_ID", "PHONE", "SSN"))
 """Types whose values are the same whatever stands between their groups."""
 _DEEPEST: Final = 4
+_BAD_GATEWAY: Final = {"http_status": "502"}
 # What stands before and after a number that is a member's value, or an item of a list. In JSON that
 # stands in a string, white space is escaped.
 _SPACE: Final = rb"(?:[ \t\r\n]|\\++[nrt])*+"
@@ -65,10 +69,12 @@ class Redactor:
     __slots__ = (
         "_actions",
         "_begun",
+        "_effort",
         "_numbers",
         "_originals",
         "_placeholders",
         "_rules",
+        "_stopped",
         "counts",
         "detector",
     )
@@ -82,6 +88,8 @@ class Redactor:
         self._originals: dict[bytes, bytes] = {}
         self._numbers: dict[str, int] = {}
         self._begun = False
+        self._effort: Effort | None = None
+        self._stopped = False
         self.counts: dict[str, int] = {}
 
     @property
@@ -94,16 +102,18 @@ class Redactor:
 
         Raises:
             ContentRefused: it may not leave at all.
+            TooMuchToCheck: it cannot be searched with the effort that one request is worth.
         """
         for pattern in self._rules.patterns:
             match = pattern.matcher.search(body.decode("utf-8", "replace"))
             if match is not None:
                 position = len(body.decode("utf-8", "replace")[: match.start()].encode())
                 raise ContentRefused(f"the blocked pattern `{pattern.name}`", place(body, position))
-        if not self.detector.suspicious(body):
+        if not self.detector.suspicious(body) or not self._rules.searches:
             return body
         self._begin(body)
-        return self._spliced(body, prompt=True)
+        with self._effort_for_one():
+            return self._spliced(body, prompt=True)
 
     def text(self, text: str) -> str:
         """Return a text with its personal data replaced."""
@@ -116,8 +126,17 @@ class Redactor:
         return self._spliced(body) if self.detector.suspicious(body) else body
 
     def answer(self, body: bytes) -> bytes:
-        """Return an answer with its strings redacted, and without what would spell them out."""
-        redacted = self.json(body)
+        """Return an answer with its strings redacted, and without what would spell them out.
+
+        Raises:
+            Unavailable: it cannot be searched with the effort that one answer is worth.
+        """
+        try:
+            with self._effort_for_one():
+                redacted = self.json(body)
+        except TooMuchToCheck:
+            msg = "The provider's answer holds more than can be checked for personal data."
+            raise Unavailable(msg, reason="PROVIDER_FAILED", metadata=_BAD_GATEWAY) from None
         if redacted is not body or (self._originals and _PLACEHOLDER.search(body)):
             return without_logprobs(redacted)
         return redacted
@@ -160,7 +179,7 @@ class Redactor:
             return raw
         pieces: list[bytes] = []
         done = 0
-        for found in self.detector.find(raw):
+        for found in self.detector.find(raw, self._effort):
             if self._actions[found.type] is Action.PASS:
                 continue
             start, end, quote = _member_number(raw, found) or (found.start, found.end, b"")
@@ -175,7 +194,7 @@ class Redactor:
         literals: Literals | None = None
         nested: dict[int, int] = {}
         founds = []
-        for found in self.detector.find(body):
+        for found in self.detector.find(body, self._effort):
             action = self._actions[found.type]
             if action is Action.PASS:
                 continue
@@ -229,6 +248,24 @@ class Redactor:
                 self._originals[known] = found.value
         return known
 
+    @contextmanager
+    def _effort_for_one(self) -> Iterator[None]:
+        """Pay, inside, for all that is found in one body."""
+        effort = self._effort = Effort(self._rules.most_checks)
+        if self._stopped:
+            effort.stop()
+        try:
+            yield
+        finally:
+            self._effort = None
+
+    def stop(self) -> None:
+        """End what another thread searches: nobody waits for it."""
+        self._stopped = True
+        effort = self._effort
+        if effort is not None:
+            effort.stop()
+
     def end_prompt(self) -> None:
         """Take note that what is found from here on is not the caller's own."""
         self._begun = True
@@ -247,8 +284,7 @@ def without_logprobs(data: bytes) -> bytes:
         return msgspec.json.encode(scrubbed(msgspec.json.decode(data)))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         msg = "The provider's answer cannot be read."
-        metadata = {"http_status": "502"}
-        raise Unavailable(msg, reason="PROVIDER_FAILED", metadata=metadata) from None
+        raise Unavailable(msg, reason="PROVIDER_FAILED", metadata=_BAD_GATEWAY) from None
 
 
 def scrubbed(value: Any) -> Any:  # noqa: ANN401 - any JSON

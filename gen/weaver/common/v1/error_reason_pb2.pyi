@@ -86,6 +86,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The API key was mistyped or cut: its checksum does not fit."""
     ERROR_REASON_DISABLED_CREDENTIAL: _ErrorReason.ValueType  # 31
     """The API key is disabled."""
+    ERROR_REASON_CONTENT_UNSEARCHABLE: _ErrorReason.ValueType  # 32
+    """What is sent cannot be searched for personal data: it holds too much to check, or a document
+    of a kind that policy refuses for that.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """ErrorReason is the stable, machine-readable cause of an error.
@@ -158,4 +162,8 @@ ERROR_REASON_MISTYPED_CREDENTIAL: ErrorReason.ValueType  # 30
 """The API key was mistyped or cut: its checksum does not fit."""
 ERROR_REASON_DISABLED_CREDENTIAL: ErrorReason.ValueType  # 31
 """The API key is disabled."""
+ERROR_REASON_CONTENT_UNSEARCHABLE: ErrorReason.ValueType  # 32
+"""What is sent cannot be searched for personal data: it holds too much to check, or a document
+of a kind that policy refuses for that.
+"""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
