@@ -23,6 +23,8 @@ local CANCELLED, INVALID_ARGUMENT = "1", "3"
 local UNAVAILABLE = "14"
 local INTERNAL = {"weaver-error-body", "weaver-http-status", "grpc-status", "grpc-message",
                   "grpc-status-details-bin", "grpc-accept-encoding"}
+-- What of these a good answer can carry: the rest comes with an error.
+local OF_SUCCESS = {"grpc-status", "grpc-message", "grpc-accept-encoding"}
 
 local function is_grpc(content_type)
   return content_type ~= nil and content_type:find("^application/grpc%f[+;%z]") ~= nil
@@ -36,10 +38,15 @@ local function is_mistaken(headers)
 end
 
 -- gRPC's own headers, and binary ones, mean something to a gRPC server that JSON's callers cannot know.
+local byte, G, N, DASH = string.byte, ("gn-"):byte(1, 3)
 local function remove_grpc_headers(headers)
   local found = {}
   for name, _ in pairs(headers) do
-    if name:sub(1, 5) == "grpc-" or name:sub(-4) == "-bin" then found[#found + 1] = name end
+    -- Bytes first: every header of every request comes by here.
+    if (byte(name) == G and byte(name, 5) == DASH and name:sub(1, 5) == "grpc-")
+        or (byte(name, -1) == N and byte(name, -4) == DASH and name:sub(-4) == "-bin") then
+      found[#found + 1] = name
+    end
   end
   for _, name in ipairs(found) do headers:remove(name) end
 end
@@ -55,14 +62,17 @@ end
 
 function envoy_on_request(request)
   local headers = request:headers()
-  local metadata = request:streamInfo():dynamicMetadata()
-  local path = headers:get(":path")
-  local lists = path:find("/v1/models", 1, true) == 1 and headers:get("anthropic-version") ~= nil
-  if lists or path:find("/v1/messages", 1, true) == 1 then
-    metadata:set("weaver", "dialect", "anthropic")
-    join(headers, "anthropic-beta")
+  local path, kind = headers:get(":path"), headers:get("content-type")
+  -- Most calls are none of these, and a wrapper costs as much as all the rest.
+  if path:find("/v1/m", 1, true) == 1 then
+    local lists = path:find("/v1/models", 1, true) == 1 and headers:get("anthropic-version") ~= nil
+    if lists or path:find("/v1/messages", 1, true) == 1 then
+      request:streamInfo():dynamicMetadata():set("weaver", "dialect", "anthropic")
+      join(headers, "anthropic-beta")
+    end
   end
-  if is_grpc(headers:get("content-type")) then
+  if is_grpc(kind) then
+    local metadata = request:streamInfo():dynamicMetadata()
     if is_mistaken(headers) then
       metadata:set("weaver", "mistaken", true)
     else
@@ -76,28 +86,32 @@ function envoy_on_request(request)
 end
 
 function envoy_on_response(reply)
-  local known = reply:streamInfo():dynamicMetadata():get("weaver") or {}
-  local dialect = known["dialect"] or "openai"
   local headers = reply:headers()
   local code = headers:get("grpc-status")
+  if code == nil or code == "0" then
+    if not is_grpc(headers:get("content-type")) then
+      for _, name in ipairs(OF_SUCCESS) do headers:remove(name) end
+    end
+    return
+  end
+  local known = reply:streamInfo():dynamicMetadata():get("weaver") or {}
+  local dialect = known["dialect"] or "openai"
   if dialect == "grpc" then
     -- A client that did not cancel would not try this again.
     if code == CANCELLED then headers:replace("grpc-status", UNAVAILABLE) end
     return
   end
-  if code ~= nil and code ~= "0" then
-    local body, status = headers:get("weaver-error-body"), headers:get("weaver-http-status")
-    if known["mistaken"] then
-      body, status = NOT_JSON[dialect], "415"
-    elseif body == nil and FULL[code] then
-      body, status = OVERLOADED[dialect], "503"
-      headers:replace("retry-after", "1")
-    elseif body == nil then
-      body = (code == INVALID_ARGUMENT and UNDECODABLE or UNKNOWN)[dialect]
-    end
-    headers:replace("content-length", tostring(reply:body(true):setBytes(body)))
-    headers:replace("content-type", "application/json")
-    if status ~= nil then headers:replace(":status", status) end
+  local body, status = headers:get("weaver-error-body"), headers:get("weaver-http-status")
+  if known["mistaken"] then
+    body, status = NOT_JSON[dialect], "415"
+  elseif body == nil and FULL[code] then
+    body, status = OVERLOADED[dialect], "503"
+    headers:replace("retry-after", "1")
+  elseif body == nil then
+    body = (code == INVALID_ARGUMENT and UNDECODABLE or UNKNOWN)[dialect]
   end
+  headers:replace("content-length", tostring(reply:body(true):setBytes(body)))
+  headers:replace("content-type", "application/json")
+  if status ~= nil then headers:replace(":status", status) end
   for _, name in ipairs(INTERNAL) do headers:remove(name) end
 end
