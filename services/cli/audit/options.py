@@ -70,11 +70,14 @@ def progress_bar(*, enabled: bool, doing: str = "verifying") -> Iterator[Progres
 
 
 def log_directory(given: Path | None) -> Path:
-    """Return the log's directory: the one given, or this machine's."""
+    """Return the log's directory: the one given or the log in it, or this machine's."""
     log = given or default_log()
     if not log.is_dir():
         usage(f"there is no log in {log}")
-    return log
+    within = log / "log"
+    is_log = any(Path(log, name).exists() for name in ("checkpoint", "tile"))
+    # An archive, or the directory that holds a log and what lies beside it.
+    return within if not is_log and (within / "tile").is_dir() else log
 
 
 def console() -> Console:

@@ -40,6 +40,19 @@ def flip(path: Path) -> None:
     path.write_bytes(data[:-9] + bytes([data[-9] ^ 1]) + data[-8:])
 
 
+def test_verify_finds_the_log_in_a_directory_that_holds_it_as_in_an_archive(log: Path) -> None:
+    result = run(audit.app, "verify", log.parent)
+    assert result.exit_code == 0, result.output
+    assert f"log          {log} " in result.stdout
+    (log / "checkpoint").unlink()
+    nested = log / "log"
+    nested.mkdir()
+    (log / "tile").replace(nested / "tile")
+    (log / "tile").mkdir()
+    damaged = run(audit.app, "verify", log)
+    assert damaged.exit_code == 1, "a log without its checkpoint is damaged, and no archive"
+
+
 def test_verify_says_how_many_records_and_checkpoints_are_good(log: Path) -> None:
     result = run(audit.app, "verify")
     assert result.exit_code == 0
