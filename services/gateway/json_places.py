@@ -11,7 +11,6 @@ from services.gateway.personal_data import suspicious
 _TOKEN: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"|[{}\[\],]', re.DOTALL)
 # The last may have no end yet, in a piece of a stream.
 _LITERAL: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)', re.DOTALL)
-_WHOLE: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
 _COLON: Final = re.compile(rb"[ \t\r\n]*:")
 _LONGEST_NAME: Final = 64
 
@@ -69,14 +68,9 @@ class Literals:
     def around(self, position: int) -> tuple[int, int] | None:
         """Return the string that a position is in, with its quotes; None when it is in none.
 
-        The last string of a piece may lack the quote at its end; see `whole`.
+        The last string of a piece may lack the quote at its end.
         """
         index = bisect_right(self._starts, position) - 1
         if index < 0 or position >= self._ends[index]:
             return None
         return self._starts[index], self._ends[index]
-
-
-def whole(body: bytes, span: tuple[int, int]) -> bool:
-    """Say whether a string has its end."""
-    return _WHOLE.fullmatch(body, *span) is not None

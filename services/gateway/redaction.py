@@ -6,9 +6,8 @@ stays JSON. A body with nothing to redact is returned as the object that was giv
 gets the same placeholder within one request.
 """
 
-import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -16,7 +15,8 @@ import msgspec
 
 from services.common.errors import FieldViolation, InvalidArgument, Unavailable
 from services.gateway.effort import Effort, TooMuchToCheck
-from services.gateway.json_places import Literals, place, whole
+from services.gateway.json_outline import Followed, Outline
+from services.gateway.json_places import Literals, place
 from services.gateway.personal_data import TYPES, Find
 from services.gateway.privacy import REDACT_ALL, Action, Rules
 
@@ -25,16 +25,16 @@ _PLACEHOLDER: Final = re.compile(rb"\[(%b)_([0-9]{1,9})\]" % "|".join(TYPES).enc
 _SEPARATORS: Final = b" -.()/"
 _JOINED: Final = frozenset(("CARD", "IBAN", "NATIONAL_ID", "PHONE", "SSN"))
 """Types whose values are the same whatever stands between their groups."""
-_DEEPEST: Final = 4
 _BAD_GATEWAY: Final = {"http_status": "502"}
 # What stands before and after a number that is a member's value, or an item of a list. In JSON that
 # stands in a string, white space is escaped.
 _SPACE: Final = rb"(?:[ \t\r\n]|\\++[nrt])*+"
-_MEMBER: Final = re.compile(rb'(\\*")%b:%b-?$' % (_SPACE, _SPACE))
-_ITEM: Final = re.compile(rb"[\[,]%b-?$" % _SPACE)
-_NUMBER_END: Final = re.compile(rb"(?:\.0+)?(?=%b(?:[,\]}]|$)|\\)" % _SPACE)
-_NESTED: Final = re.compile(rb'"%b[{\[]' % _SPACE)
-_REACH: Final = 256
+_BEHIND: Final = re.compile(rb"(?:[\[,:]|\\++u00(?:5[bB]|2[cC]|3[aA]))%b$" % _SPACE)
+_MEMBER: Final = re.compile(rb'(\\*")%b:%b$' % (_SPACE, _SPACE))
+_NUMBER_END: Final = re.compile(rb"(?:\.0+)?(?=%b[,\]}]|\\)" % _SPACE)
+_DATA: Final = re.compile(rb"(?:\A|[\r\n])data:")
+REACH: Final = 256
+"""So many bytes before a number say whether it is a value."""
 # The members that hold JSON in a string.
 _JSON_INSIDE: Final = re.compile(
     rb'"(?:arguments|partial_json|input)"[ \t\r\n]*:[ \t\r\n]*$|function_call_arguments'
@@ -118,7 +118,9 @@ class Redactor:
     def text(self, text: str) -> str:
         """Return a text with its personal data replaced."""
         raw = text.encode("utf-8", "surrogatepass")
-        redacted = self.plain(raw)
+        if not self.detector.suspicious(raw):
+            return text
+        redacted = self._replace(raw, b"", b"", _nowhere)
         return text if redacted is raw else redacted.decode("utf-8", "surrogatepass")
 
     def json(self, body: bytes) -> bytes:
@@ -141,19 +143,27 @@ class Redactor:
             return without_logprobs(redacted)
         return redacted
 
-    def arguments(self, raw: bytes, *, inside: bool) -> bytes:
-        """Return a part of a tool's arguments, which are JSON, with its personal data replaced.
+    def piece(self, raw: bytes, before: bytes, after: bytes, followed: Followed) -> bytes:
+        """Return a piece of a text that comes in pieces with its personal data replaced.
 
         Args:
-            raw: the part.
-            inside: whether it begins inside a string.
+            raw: the piece.
+            before: what stands before it, at least `REACH` bytes where there are so many.
+            after: what is known of what stands behind it.
+            followed: has followed the text up to the piece, and does through it.
         """
-        if not self.detector.suspicious(raw):
-            return raw
-        # What is put in front makes the places those of the whole: inside of a string, or behind
-        # the name of a member, so that a number is known for one.
-        front = b'"' if inside else b'""' if raw.lstrip()[:1] == b":" else b'"":'
-        return self._spliced(front + raw)[len(front) :]
+        taken = 0
+
+        def quotes(place: int) -> bytes | None:
+            nonlocal taken
+            begin, taken = taken, place - len(before)
+            return followed.quotes(raw[begin:taken])
+
+        redacted = raw
+        if self.detector.suspicious(raw):
+            redacted = self._replace(raw, before, after, quotes)
+        followed.pass_over(raw[taken:])
+        return redacted
 
     def restore(self, data: bytes) -> bytes:
         """Return an answer, or events of one, with the caller's own values in it again."""
@@ -173,56 +183,47 @@ class Redactor:
             done = end
         return b"".join([*pieces, data[done:]]) if pieces else data
 
-    def plain(self, raw: bytes) -> bytes:
-        """Return the bytes of a text with its personal data replaced."""
-        if not self.detector.suspicious(raw):
-            return raw
+    def _replace(
+        self,
+        raw: bytes,
+        before: bytes,
+        after: bytes,
+        quotes: Callable[[int], bytes | None],
+        *,
+        blocks: bool = False,
+    ) -> bytes:
+        """Return a text, between what stands around it, with what is found in it replaced."""
         pieces: list[bytes] = []
         done = 0
+        around, shift = before + raw + after, len(before)
         for found in self.detector.find(raw, self._effort):
-            if self._actions[found.type] is Action.PASS:
+            action = self._actions[found.type]
+            if action is Action.PASS:
                 continue
-            start, end, quote = _member_number(raw, found) or (found.start, found.end, b"")
+            if blocks and action is Action.BLOCK:
+                raise ContentRefused(f"`{found.type}`", place(raw, found.start))
+            start, end, quote = found.start, found.end, b""
+            number = _number(around, start + shift, end + shift, found.value, quotes)
+            if number is not None:
+                start, end, quote = number[0] - shift, min(number[1] - shift, len(raw)), number[2]
+            if start < done:
+                continue
             pieces += raw[done:start], quote, self._replaced(found), quote
             done = end
         return b"".join([*pieces, raw[done:]]) if pieces else raw
 
-    def _spliced(self, body: bytes, *, prompt: bool = False, depth: int = 0) -> bytes:
+    def _spliced(self, body: bytes, *, prompt: bool = False) -> bytes:
         """Return JSON with what was found in it replaced."""
-        pieces: list[bytes] = []
-        done = 0
-        literals: Literals | None = None
-        nested: dict[int, int] = {}
-        founds = []
-        for found in self.detector.find(body, self._effort):
-            action = self._actions[found.type]
-            if action is Action.PASS:
-                continue
-            if prompt and action is Action.BLOCK:
-                raise ContentRefused(f"`{found.type}`", place(body, found.start))
-            bare = _member_number(body, found)
-            if bare is None and _is_item(body, found):
-                literals = literals or Literals(body)
-                span = literals.around(found.start)
-                if span is None:
-                    bare = _item_number(body, found)
-                elif depth < _DEEPEST and span[0] not in nested:
-                    nested[span[0]] = span[1] if _holds_json(body, span) else 0
-            founds.append((found, bare))
-        for found, bare in founds:
-            if found.start < done:
-                continue
-            span = literals.around(found.start) if nested and literals is not None else None
-            if span is not None and nested.get(span[0]):
-                inner = _decoded(body[span[0] : span[1]])
-                spliced = self._spliced(inner, prompt=prompt, depth=depth + 1)
-                pieces += body[done : span[0]], _encoded(spliced)
-                done = span[1]
-                continue
-            start, end, quote = bare or (found.start, found.end, b"")
-            pieces += body[done:start], quote, self._replaced(found), quote
-            done = end
-        return b"".join([*pieces, body[done:]]) if pieces else body
+        outline = Outline(self._effort)
+        followed = _begin_of_json(body)
+
+        def quotes(place: int) -> bytes | None:
+            nonlocal followed
+            outline.follow(body[followed:place])
+            followed = max(followed, place)
+            return outline.quotes()
+
+        return self._replace(body, b"", b"", quotes, blocks=prompt)
 
     def _begin(self, body: bytes) -> None:
         """Number beyond the placeholders that a prompt already holds, as from earlier turns."""
@@ -299,64 +300,42 @@ def scrubbed(value: Any) -> Any:  # noqa: ANN401 - any JSON
     }
 
 
-def _member_number(body: bytes, found: Find) -> tuple[int, int, bytes] | None:
-    """Return where a number is that is a member's value, and the quotes that fit; else None."""
-    before = _MEMBER.search(body, max(0, found.start - _REACH), found.start)
-    if before is None or not body[found.start : found.start + 1].isdigit():
+def _number(
+    text: bytes, start: int, end: int, value: bytes, quotes: Callable[[int], bytes | None]
+) -> tuple[int, int, bytes] | None:
+    """Return where a number is that is a value of JSON, and the quotes that fit; else None."""
+    if not value.isdigit() or not text[start : start + 1].isdigit():
         return None
-    after = _NUMBER_END.match(body, found.end)
-    if after is None or not found.value.isdigit():
+    after = _NUMBER_END.match(text, end)
+    first = start - 1 if text[start - 1 : start] == b"-" else start
+    least = max(0, first - REACH)
+    if after is None or _BEHIND.search(text, least, first) is None:
         return None
-    return _with_sign(body, found.start), after.end(), before[1]
+    quote = quotes(first)
+    if quote is None:
+        # In a text that only quotes JSON, what the name stands in.
+        member = _MEMBER.search(text, least, first)
+        quote = None if member is None else member[1]
+    return None if quote is None else (first, after.end(), quote)
 
 
-def _is_item(body: bytes, found: Find) -> bool:
-    """Say whether something could be a number in a list."""
-    return (
-        found.value.isdigit()
-        and body[found.start : found.start + 1].isdigit()
-        and _ITEM.search(body, max(0, found.start - _REACH), found.start) is not None
-        and _NUMBER_END.match(body, found.end) is not None
-    )
+def _nowhere(_: int) -> None:
+    """Say that no value stands there."""
 
 
-def _item_number(body: bytes, found: Find) -> tuple[int, int, bytes]:
-    after = _NUMBER_END.match(body, found.end)
-    return _with_sign(body, found.start), after.end() if after else found.end, b'"'
-
-
-def _with_sign(body: bytes, start: int) -> int:
-    return start - 1 if body[start - 1 : start] == b"-" else start
-
-
-def _holds_json(body: bytes, span: tuple[int, int]) -> bool:
-    """Say whether a string holds JSON rather than a text that begins like it."""
-    if not _NESTED.match(body, span[0]) or not whole(body, span):
-        return False
-    try:
-        msgspec.json.decode(_decoded(body[slice(*span)]))
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return False
-    return True
-
-
-def _decoded(literal: bytes) -> bytes:
-    text: str = json.loads(literal, strict=False)
-    return text.encode("utf-8", "surrogatepass")
-
-
-def _encoded(text: bytes) -> bytes:
-    try:
-        return msgspec.json.encode(text.decode())
-    except UnicodeDecodeError:
-        return json.dumps(text.decode("utf-8", "surrogatepass")).encode()
+def _begin_of_json(body: bytes) -> int:
+    """Return where JSON begins: behind `data:` in an event of a stream."""
+    if body.lstrip()[:1] in {b"{", b"[", b'"'}:
+        return 0
+    data = _DATA.search(body)
+    return 0 if data is None else data.end()
 
 
 def _depth(data: bytes, span: tuple[int, int] | None) -> int:
     """Return how often what stands in a string must be escaped."""
     if span is None:
         return 0
-    before = data[max(0, span[0] - _REACH) : span[0]]
+    before = data[max(0, span[0] - REACH) : span[0]]
     if _JSON_INSIDE.search(before) or b"function_call_arguments" in data[:400]:
         return 2
     return 1

@@ -9,6 +9,7 @@ import re2
 from services.gateway.closing import Closing
 from services.gateway.folding import unescaped
 from services.gateway.identity_documents import NAMES, WIDEST_GAP
+from services.gateway.json_outline import Followed
 from services.gateway.national_phones import UNFINISHED
 from services.gateway.personal_data import (
     LONGEST_MATCH,
@@ -16,7 +17,7 @@ from services.gateway.personal_data import (
     Detector,
     latin_1,
 )
-from services.gateway.redaction import Redactor
+from services.gateway.redaction import REACH, Redactor
 from services.gateway.secret_formats import SECRET_NAMES
 
 LONGEST_KNOWN: Final = 64 * 1024
@@ -57,7 +58,6 @@ _LONGEST_PLACEHOLDER: Final = 28
 _ESCAPE: Final = re.compile(rb"\\u[0-9a-fA-F]{4}")
 _NO_LETTER: Final = b"\x01" * 6
 _CUT_ESCAPE: Final = re.compile(rb"\\+(?:u[0-9a-fA-F]{0,3})?$")
-_QUOTE: Final = re.compile(rb'(?:[^"\\]++|\\.)*+"', re.DOTALL)
 
 
 class RunningText:
@@ -72,14 +72,14 @@ class RunningText:
         arguments: whether the text is a tool's arguments, which are JSON.
     """
 
-    __slots__ = ("_arguments", "_closing", "_held", "_inside", "_redactor")
+    __slots__ = ("_before", "_closing", "_followed", "_held", "_redactor")
 
     def __init__(self, redactor: Redactor, *, arguments: bool = False) -> None:
         """See the class."""
         self._redactor = redactor
-        self._arguments = arguments
         self._closing = Closing() if arguments else None
-        self._inside = False
+        self._followed = Followed()
+        self._before = b""
         self._held = b""
 
     def feed(self, piece: str) -> str:
@@ -97,15 +97,10 @@ class RunningText:
         return self._released(held)
 
     def _released(self, raw: bytes) -> str:
-        redact = self._redactor
         if not raw:
             return ""
-        if not self._arguments:
-            return redact.plain(raw).decode("utf-8", "surrogatepass")
-        redacted = redact.arguments(raw, inside=self._inside)
-        at = 0
-        while (quote := _QUOTE.match(raw, at)) is not None:
-            self._inside, at = not self._inside, quote.end()
+        redacted = self._redactor.piece(raw, self._before, self._held, self._followed)
+        self._before = (self._before + raw)[-REACH:]
         return redacted.decode("utf-8", "surrogatepass")
 
 

@@ -98,4 +98,4 @@ def test_arguments_are_complete_with_their_last_bracket_and_not_before(
     for start, end in zip([0, *places], [*places, len(text)], strict=True):
         released += running.feed(text[start:end])
         assert closing.feed(text[start:end]) is (end == len(text))
-    assert released == Redactor().arguments(text.encode(), inside=False).decode()
+    assert released == Redactor().json(text.encode()).decode()
