@@ -21,6 +21,9 @@ local OVERLOADED = {
 local FULL = {["1"] = true, ["8"] = true}
 local CANCELLED, INVALID_ARGUMENT = "1", "3"
 local UNAVAILABLE = "14"
+-- What is refused by its head alone is read to its end up to so many bytes: over HTTP/2 an earlier answer comes
+-- with a reset, which many clients take for an error.
+local READ_FIRST = 65536
 local INTERNAL = {"weaver-error-body", "weaver-http-status", "grpc-status", "grpc-message",
                   "grpc-status-details-bin", "grpc-accept-encoding"}
 -- What of these a good answer can carry: the rest comes with an error.
@@ -81,8 +84,26 @@ function envoy_on_request(request)
     return
   end
   remove_grpc_headers(headers)
+  -- HEAD is GET without a body (RFC 9110, section 9.3.2); the transcoder knows methods by their HTTP rules.
+  if kind == nil and headers:get(":method") == "HEAD" then
+    headers:replace(":method", "GET")
+    request:streamInfo():dynamicMetadata():set("weaver", "head", true)
+  end
   local encoding = headers:get("content-encoding")
-  if encoding ~= nil and encoding:lower() ~= "identity" then request:respond({[":status"] = "415"}, "") end
+  if encoding ~= nil and encoding:lower() ~= "identity" then
+    local length = tonumber(headers:get("content-length"))
+    if length ~= nil and length <= READ_FIRST then request:body() end
+    request:respond({[":status"] = "415"}, "")
+  end
+end
+
+-- What answers HEAD keeps the length that GET's answer has.
+local function leave_out_body(reply)
+  local body = reply:body()
+  if body == nil then return end
+  local length = tostring(body:length())
+  body:setBytes("")
+  reply:headers():replace("content-length", length)
 end
 
 function envoy_on_response(reply)
@@ -91,6 +112,11 @@ function envoy_on_response(reply)
   if code == nil or code == "0" then
     if not is_grpc(headers:get("content-type")) then
       for _, name in ipairs(OF_SUCCESS) do headers:remove(name) end
+      -- What is got has a length; what is generated, and that is most, has none.
+      if headers:get("content-length") ~= nil then
+        local known = reply:streamInfo():dynamicMetadata():get("weaver")
+        if known ~= nil and known["head"] then leave_out_body(reply) end
+      end
     end
     return
   end
@@ -113,5 +139,8 @@ function envoy_on_response(reply)
   headers:replace("content-length", tostring(reply:body(true):setBytes(body)))
   headers:replace("content-type", "application/json")
   if status ~= nil then headers:replace(":status", status) end
+  -- RFC 9110, section 11.6.1: who is not let in is told what to show.
+  if headers:get(":status") == "401" then headers:replace("www-authenticate", 'Bearer realm="weaver"') end
+  if known["head"] then leave_out_body(reply) end
   for _, name in ipairs(INTERNAL) do headers:remove(name) end
 end

@@ -187,12 +187,12 @@ async def test_an_unknown_path_is_404(
         ("GET", CHAT, "POST"),
         ("DELETE", "/v1/chat/completions?x=1", "POST"),
         ("PUT", "/v1/embeddings", "POST"),
-        ("POST", "/health", "GET"),
-        ("DELETE", "/v1/models/stub-model", "GET"),
-        ("POST", "/v1/audit/records", "GET"),
+        ("POST", "/health", "GET, HEAD"),
+        ("DELETE", "/v1/models/stub-model", "GET, HEAD"),
+        ("POST", "/v1/audit/records", "GET, HEAD"),
         ("GET", "/v1/responses", "POST"),
-        ("DELETE", "/v1/admin/api_keys", "GET, POST"),
-        ("PATCH", "/v1/admin/api_keys/7", "GET"),
+        ("DELETE", "/v1/admin/api_keys", "GET, HEAD, POST"),
+        ("PATCH", "/v1/admin/api_keys/7", "GET, HEAD"),
     ],
 )
 async def test_a_wrong_method_is_405_and_names_the_right_one(

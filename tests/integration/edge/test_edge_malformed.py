@@ -1,5 +1,7 @@
 """Requests that cannot be read: whoever finds it, the caller learns what is wrong with them."""
 
+import asyncio
+import contextlib
 import gzip
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
@@ -8,6 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 import pytest_asyncio
+from hyperframe.frame import DataFrame, HeadersFrame, PingFrame, RstStreamFrame
 from prometheus_client import CollectorRegistry
 
 from services.common.component import Component
@@ -15,6 +18,7 @@ from services.common.health import Health
 from services.common.server import Kind, Listener, start_server
 from services.common.settings import CommonSettings
 from tests.integration.edge.conftest import Edge, ScriptedGateway
+from tests.integration.edge.frames import GET, Connection
 from tests.integration.edge.replies import assert_vendor_shaped
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -74,6 +78,23 @@ async def test_a_compressed_body_is_415(
     assert response.json()["error"]["type"] == "invalid_request_error"
     assert (response.json().get("type") == "error") == (kind == "anthropic")
     assert gateway.calls == []
+
+
+async def test_a_compressed_body_over_h2_is_read_before_it_is_refused(edge: Edge) -> None:
+    head = ((":method", "POST"), *GET[1:3], (":path", CHAT), ("content-encoding", "gzip"))
+    body, ping = DataFrame(1, b"gzip"), PingFrame(0)
+    body.flags.add("END_STREAM")
+    seen = []
+    with contextlib.closing(Connection(edge)) as h2:
+        h2.send(h2.headers(1, (*head, ("content-length", "4")), flags=["END_HEADERS"]))
+        await asyncio.sleep(0.1)  # Envoy has the head by now, and would have answered it.
+        h2.send(body.serialize() + ping.serialize())
+        for frame in h2.frames():
+            seen.append((type(frame), frame.stream_id, "END_STREAM" in frame.flags))
+            if {(PingFrame, 0, False), (DataFrame, 1, True)} <= {*seen}:
+                break
+    assert (HeadersFrame, 1, False) in seen
+    assert (RstStreamFrame, 1, False) not in seen
 
 
 @pytest.mark.parametrize("path", [CHAT, "/v1/embeddings"])

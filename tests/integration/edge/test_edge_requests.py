@@ -71,6 +71,25 @@ async def test_every_public_path_reaches_its_method(
 
 
 @pytest.mark.parametrize(
+    ("path", "status"), [("/health", 200), ("/v1/whoami", 401), (CHAT, 405), ("/nowhere", 404)]
+)
+async def test_head_says_what_get_would_without_its_body(
+    client: httpx.AsyncClient, gateway: ScriptedGateway, path: str, status: int
+) -> None:
+    async def refuse(_: object, context: grpc.aio.ServicerContext) -> None:  # type: ignore[type-arg]
+        await context.abort(grpc.StatusCode.UNAUTHENTICATED, "no")
+
+    gateway.scripts["WhoAmI"] = refuse
+    got = await client.get(path)
+
+    for _ in range(2):  # the connection serves again
+        response = await client.head(path)
+        assert (response.status_code, response.content) == (status, b"")
+        for name in ("content-type", "content-length", "allow", "www-authenticate"):
+            assert response.headers.get(name) == got.headers.get(name)
+
+
+@pytest.mark.parametrize(
     ("path", "model"),
     [
         ("/v1/models/meta-llama%2FLlama-3.1-8B", "meta-llama/Llama-3.1-8B"),
