@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import httpx
 import typer
 
-from services.cli import development, probe
+from services.cli import development, probe, rundir
 from services.cli.settings import EdgeSettings
 from services.common.settings import SettingsError, load
 
@@ -105,8 +105,11 @@ def said(reply: httpx.Response) -> str:
 
 
 def front(settings: EdgeSettings) -> str:
-    """Return the address of this machine's front door."""
-    host, port = probe.reachable(settings.front_listen, "WEAVER_FRONT_LISTEN")
+    """Return the address of this machine's front door: as it is set, or as it was started."""
+    listen = settings.front_listen
+    if "front_listen" not in settings.model_fields_set:
+        listen = rundir.listening(settings.state_dir).get("WEAVER_FRONT_LISTEN", listen)
+    host, port = probe.reachable(listen, "WEAVER_FRONT_LISTEN")
     return f"https://{f'[{host}]' if ':' in host else host}:{port}"
 
 

@@ -99,6 +99,18 @@ class RunDirectory:
             shutil.rmtree(self.sockets)
 
 
+def listening(state: Path) -> Mapping[str, str]:
+    """Return the addresses of the `weaver up` that uses a state directory; none when none does.
+
+    By the variable that sets each, so that other commands find a suite whose variables they lack.
+    """
+    try:
+        found = json.loads(RunDirectory(state).status.read_bytes())["addresses"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
 def _private(directory: Path) -> None:
     """Make a directory that is ours alone, or refuse one that is not.
 

@@ -18,7 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from services.audit.layout import Layout
 from services.audit.settings import AuditSettings
-from services.cli import development, probe
+from services.cli import development, probe, rundir
 from services.cli.keys.options import settings_of
 from services.cli.ports import LISTEN_DEFAULTS
 from services.cli.settings import EdgeSettings
@@ -111,13 +111,21 @@ class Surroundings:
         """Where the log lies."""
         return Layout(self._log or self.audit.log_path)
 
+    @cached_property
+    def _running(self) -> Mapping[str, str]:
+        """Where the `weaver up` of this state directory listens."""
+        return rundir.listening(self.edge.state_dir)
+
     @property
     def front(self) -> tuple[str, int]:
         """Host and port of the front door."""
         if self._url:
             place = self._url.removeprefix("https://").rstrip("/")
             return split_address(place if ":" in place else f"{place}:443", "--url")
-        return probe.reachable(self.edge.front_listen, "WEAVER_FRONT_LISTEN")
+        listen = self.edge.front_listen
+        if "front_listen" not in self.edge.model_fields_set:
+            listen = self._running.get("WEAVER_FRONT_LISTEN", listen)
+        return probe.reachable(listen, "WEAVER_FRONT_LISTEN")
 
     @property
     def trust(self) -> ssl.SSLContext:
@@ -166,7 +174,8 @@ class Surroundings:
         found: dict[str, Scrape | str] = {}
         for service in SERVICES:
             variable = f"WEAVER_{service.upper()}_METRICS_LISTEN"
-            default = os.environ.get(variable, LISTEN_DEFAULTS[variable])
+            started = self._running.get(variable, LISTEN_DEFAULTS[variable])
+            default = os.environ.get(variable, started)
             places = self._metrics.get(service) or ([default] if default else [])
             for place in places:
                 name = service if len(places) == 1 else f"{service}@{place}"
