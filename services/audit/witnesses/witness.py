@@ -177,6 +177,8 @@ class Witness:
             raise Refused(409, str(size), SIZE_TYPE)
         if checkpoint.size == 0 and checkpoint.root != EMPTY_ROOT:
             raise Refused(422, "the root of size 0 is not the empty tree's")
+        if size == checkpoint.size and root != checkpoint.root and not request.proof:
+            raise Refused(409, str(size), SIZE_TYPE)
         if not verify_consistency(size, checkpoint.size, request.proof, root, checkpoint.root):
             raise Refused(422, f"the checkpoint is not shown to be consistent with size {size}")
         now = max(int(self._clock()), earliest)

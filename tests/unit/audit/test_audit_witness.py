@@ -153,7 +153,8 @@ ELSEWHERE = Signer("weaver.test/other", KEY)
         (request_with(proof=PROOF[::-1]), 422),
         (request_with(note=FORK.note(9)), 422),
         (request_with(note=FORK.note(9), proof=consistency_proof(FORK, 5, 9)), 422),
-        (FORK.request(5, 5), 422),
+        (FORK.request(5, 5), 409),
+        (add_checkpoint_request(5, PROOF, FORK.note(5)), 422),
         (request_with(), 200),
     ],
 )

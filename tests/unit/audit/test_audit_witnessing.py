@@ -321,6 +321,17 @@ async def test_a_log_that_was_forked_is_refused_by_its_witnesses(bench: Bench) -
     assert bench.quorum == 5
 
 
+@pytest.mark.parametrize("body", [b"5\n", b"", b"the root is another one\n"])
+async def test_a_conflict_over_a_size_that_the_witness_has_is_a_fork(
+    bench: Bench, body: bytes
+) -> None:
+    await bench.round()
+    bench.log = GrowingLog(b"forked")
+    bench.witnesses[0].answer = WitnessAnswer(409, body)
+    await bench.round()
+    assert ("w1", "forked") in bench.failures
+
+
 async def test_a_log_that_went_back_is_told_so_by_its_witnesses(bench: Bench) -> None:
     bench.log.size = 9
     await bench.round()
