@@ -17,6 +17,7 @@ from typing import Any
 import grpc
 
 from services.common import certificates, telemetry, tls
+from services.common.discovery import Discovery, named
 from services.common.errors import DeadlineExceeded, Unavailable, WeaverError
 from services.common.renewing_channel import (
     PATIENCE_S,
@@ -36,7 +37,11 @@ _NOT_SENT = (
     "connections to all backends failing",
     "failed to connect to all addresses",
     "DNS resolution failed",
+    "errors resolving",
 )
+# What it says of a call that a server which ends broke off before it looked at it.
+_NOT_BEGUN = "CANCELLED"
+_NOT_BEGUN_WITHIN_S = 1.0
 _OPTIONS: tuple[tuple[str, int | str], ...] = (
     ("grpc.max_receive_message_length", _MESSAGE_BYTES),
     ("grpc.max_send_message_length", _MESSAGE_BYTES),
@@ -50,8 +55,9 @@ _OPTIONS: tuple[tuple[str, int | str], ...] = (
     # How long one attempt to connect may take.
     ("grpc.min_reconnect_backoff_ms", 2_000),
     ("grpc.dns_min_time_between_resolutions_ms", 200),
-    # A look-up that was lost is made again; by itself gRPC waits two minutes for it.
-    ("grpc.dns_ares_query_timeout", 2_000),
+    # Long enough to ask a second and a third name server where one is silent (two seconds each, or
+    # what resolv.conf says); by itself gRPC waits two minutes for a look-up.
+    ("grpc.dns_ares_query_timeout", 5_000),
     ("grpc.use_local_subchannel_pool", 1),
     # A window that grows by measuring would hold megabytes of each stream that nobody reads.
     ("grpc.http2.bdp_probe", 0),
@@ -108,14 +114,19 @@ def open_channel(
         ("grpc.service_config", service_config(idempotent)),
         ("grpc.ssl_target_name_override", peer),
     )
+    name = named(address)
+    discovery = None if name is None else Discovery(*name)
     if not settings.mtls_enabled:
-        return RenewingChannel(lambda: grpc.aio.insecure_channel(address, options), None, own)
+        return RenewingChannel(
+            lambda: grpc.aio.insecure_channel(address, options), None, own, discovery
+        )
     certificates.ensure(settings)
     files = tls.CertificateFiles(settings.tls_path, own)
     return RenewingChannel(
         lambda: grpc.aio.secure_channel(address, tls.channel_credentials(files.material), options),
         files,
         own,
+        discovery,
     )
 
 
@@ -141,40 +152,58 @@ async def call(
     *,
     timeout_s: float,
     metadata: Metadata = (),
+    patience_s: float = 0.0,
 ) -> Any:  # noqa: ANN401 - the method's response
     """Make a unary call with a stub's method; cancelling it cancels the call.
+
+    Args:
+        method: a stub's.
+        request: its message.
+        timeout_s: how long it may take.
+        metadata: goes along.
+        patience_s: how much longer while the neighbour cannot be reached; only for what is safe to
+            send twice.
 
     Raises:
         WeaverError: what the other side raised, or Unavailable or DeadlineExceeded.
     """
     begun = telemetry.start_client_span(getattr(method, "path", ""))
     if begun is not None:
-        return await _spanned(begun, method, request, timeout_s, metadata)
-    end = asyncio.get_running_loop().time() + timeout_s
+        return await _spanned(begun, method, request, timeout_s, metadata, patience_s)
+    sent = asyncio.get_running_loop().time()
+    end = sent + timeout_s + patience_s
     try:
         while True:
             try:
                 return await method(request, timeout=timeout_s, metadata=metadata)
             except grpc.aio.AioRpcError as error:
-                if not await _may_go_soon(method, error, end):
+                if not await _may_go_again(method, error, sent, end, patient=patience_s > 0):
                     raise _translated(error) from error
-            timeout_s = end - asyncio.get_running_loop().time()
+            sent = asyncio.get_running_loop().time()
+            timeout_s = min(timeout_s, end - sent)
     except asyncio.CancelledError:
         _raise_if_not_ours()
         raise
 
 
-async def _spanned(
+async def _spanned(  # noqa: PLR0913, PLR0917 - as for `call`
     begun: telemetry.Scope,
     method: Callable[..., Awaitable[Any]],
     request: object,
     timeout_s: float,
     metadata: Metadata,
+    patience_s: float,
 ) -> Any:  # noqa: ANN401 - the method's response
     """Do the same within a span."""
     token, code = telemetry.scope.set(begun), "OK"
     try:
-        return await call(_Bare(method), request, timeout_s=timeout_s, metadata=metadata)
+        return await call(
+            _Bare(method),
+            request,
+            timeout_s=timeout_s,
+            metadata=metadata,
+            patience_s=patience_s,
+        )
     except BaseException as error:
         code = code_name(error)
         raise
@@ -189,18 +218,36 @@ class _Bare:
 
     def __init__(self, method: Callable[..., Awaitable[Any]]) -> None:
         self._method = method
-        self.outage = getattr(method, "outage", None)
+        self.outage: Outage | None = getattr(method, "outage", None)
 
     def __call__(self, request: object, **options: Any) -> Awaitable[Any]:  # noqa: ANN401
         return self._method(request, **options)
 
 
-async def _may_go_soon(method: object, error: grpc.aio.AioRpcError, end: float) -> bool:
-    """Wait a moment if a call was not sent for want of a connection that may soon be there."""
+async def _may_go_again(
+    method: object, error: grpc.aio.AioRpcError, sent: float, end: float, *, patient: bool = False
+) -> bool:
+    """Wait a moment if nobody looked at a call, and another try may soon succeed.
+
+    Either it was not sent, for want of a connection. Or it arrived at a server that ends, which
+    breaks off at once what it has not begun, without a word; what it has begun it lets go on for
+    its whole grace, and what is refused carries a status. One that is patient also waits after its
+    time was spent on connecting.
+    """
     outage: Outage | None = getattr(method, "outage", None)
-    if outage is None or not (error.details() or "").startswith(_NOT_SENT):
+    if outage is None:
         return False
-    now = asyncio.get_running_loop().time()
+    now, code = asyncio.get_running_loop().time(), error.code()
+    if not (
+        (error.details() or "").startswith(_NOT_SENT)
+        or (patient and code is grpc.StatusCode.DEADLINE_EXCEEDED and not outage.connected())
+        or (
+            code is grpc.StatusCode.CANCELLED
+            and error.details() == _NOT_BEGUN
+            and now - sent < _NOT_BEGUN_WITHIN_S
+        )
+    ):
+        return False
     if not outage.passes(now) or now + PAUSE_S >= end:
         return False
     await asyncio.sleep(PAUSE_S)
@@ -223,7 +270,8 @@ async def stream(  # noqa: C901, PLR0912 - flat, since each chunk of each answer
     """
     begun, code = telemetry.start_client_span(getattr(method, "path", "")), "OK"
     responses: Any = None
-    end = asyncio.get_running_loop().time() + (timeout_s or PATIENCE_S)
+    sent = asyncio.get_running_loop().time()
+    end, answered = sent + (timeout_s or PATIENCE_S), False
     try:
         while True:
             if begun is None:
@@ -236,16 +284,17 @@ async def stream(  # noqa: C901, PLR0912 - flat, since each chunk of each answer
                     telemetry.scope.reset(token)
             try:
                 async for response in responses:
+                    answered = True
                     yield response
             except grpc.aio.AioRpcError as error:
-                # What was not sent has had no response either.
-                if not await _may_go_soon(method, error, end):
+                if answered or not await _may_go_again(method, error, sent, end):
                     code = error.code().name
                     raise _translated(error) from error
             else:
                 return
+            sent = asyncio.get_running_loop().time()
             if timeout_s is not None:
-                timeout_s = end - asyncio.get_running_loop().time()
+                timeout_s = end - sent
     except asyncio.CancelledError:
         code = "CANCELLED"
         _raise_if_not_ours()

@@ -1,7 +1,8 @@
-"""A channel that follows renewed certificates, under the stubs that hold it.
+"""A channel that follows renewed certificates and new addresses, under the stubs that hold it.
 
 gRPC fixes a channel's certificate when it is made. So when the files change, new calls go over a
-new channel, and the old one ends when the last call on it does. Each call carries on the request id
+new channel, and the old one ends when the last call on it does. So it is when the neighbour's name
+has got an address, once the new channel is connected. Each call carries on the request id
 and the trace of the call that makes it.
 """
 
@@ -12,6 +13,7 @@ from typing import Any, Self, cast
 import grpc
 
 from services.common import logs, telemetry
+from services.common.discovery import Discovery
 from services.common.identifiers import hex64
 from services.common.peer import INSECURE_HEADER
 from services.common.tls import CertificateFiles
@@ -22,7 +24,7 @@ LOOK_S = 5.0
 """How often the files are looked at, while calls are made."""
 RETIRE_S = 600.0
 """How long calls on an old channel may go on."""
-PATIENCE_S = 3.0
+PATIENCE_S = 5.0
 """For how long calls wait for a neighbour that was just lost: until another is found."""
 PAUSE_S = 0.05
 _OVER_S = 10.0
@@ -33,11 +35,15 @@ class Outage:
 
     While one replica leaves, its callers may not have found the next one yet. What was never sent
     can be sent again. When that goes on, everybody is refused at once.
+
+    Args:
+        connected: whether there is a connection for calls.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, connected: Callable[[], bool]) -> None:
         """Start without one."""
         self._since = self._last = float("-inf")
+        self.connected = connected
 
     def passes(self, now: float) -> bool:
         """Take note that a call could not be sent, and return whether to try again soon."""
@@ -54,6 +60,7 @@ class RenewingChannel(grpc.aio.Channel):
         connect: makes a channel from the files as they are.
         files: what to follow; None without TLS.
         own: our name, which goes into metadata where no certificate says it.
+        discovery: tells when the neighbour has a new address; None where it has one for good.
     """
 
     def __init__(
@@ -61,6 +68,7 @@ class RenewingChannel(grpc.aio.Channel):
         connect: Callable[[], grpc.aio.Channel],
         files: CertificateFiles | None,
         own: str,
+        discovery: Discovery | None = None,
     ) -> None:
         """See the class."""
         self._connect = connect
@@ -71,7 +79,10 @@ class RenewingChannel(grpc.aio.Channel):
         self._loop = asyncio.get_running_loop()
         self._look_at = self._loop.time() + LOOK_S
         self._retiring: dict[asyncio.Task[None], grpc.aio.Channel] = {}
-        self.outage = Outage()
+        self._following = (
+            None if discovery is None else self._loop.create_task(self._follow(discovery))
+        )
+        self.outage = Outage(lambda: self.get_state() is grpc.ChannelConnectivity.READY)
 
     def unary_unary(
         self,
@@ -123,6 +134,9 @@ class RenewingChannel(grpc.aio.Channel):
 
     async def close(self, grace: float | None = None) -> None:
         """Close all connections; calls under way get the grace, in seconds, to end."""
+        if self._following is not None:
+            self._following.cancel()
+            await asyncio.gather(self._following, return_exceptions=True)
         retiring = dict(self._retiring)
         for task in retiring:
             task.cancel()
@@ -170,12 +184,32 @@ class RenewingChannel(grpc.aio.Channel):
         if self._files is not None and self._loop.time() >= self._look_at:
             self._look_at = self._loop.time() + LOOK_S
             if self._files.renewed():
-                old, self._channel = self._channel, self._connect()
-                self._generation += 1
-                task = asyncio.create_task(old.close(RETIRE_S))
-                self._retiring[task] = old
-                task.add_done_callback(self._retiring.pop)
+                self._replace(self._connect())
         return self._generation
+
+    async def _follow(self, discovery: Discovery) -> None:
+        """Take a new channel whenever there is a new address, and only one that is connected."""
+        while True:
+            await discovery.until_new()
+            channel = self._connect()
+            try:
+                async with asyncio.timeout(PATIENCE_S):
+                    await channel.channel_ready()
+            except TimeoutError:
+                await channel.close()
+            except BaseException:
+                await channel.close()
+                raise
+            else:
+                self._replace(channel)
+
+    def _replace(self, channel: grpc.aio.Channel) -> None:
+        """Let new calls go over a channel, and those under way end on the one before."""
+        old, self._channel = self._channel, channel
+        self._generation += 1
+        task = asyncio.create_task(old.close(RETIRE_S))
+        self._retiring[task] = old
+        task.add_done_callback(self._retiring.pop)
 
     @property
     def own(self) -> Metadata:

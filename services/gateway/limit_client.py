@@ -38,6 +38,8 @@ SETTLE_WITHIN_S = 0.02
 GATHERING_S = 0.002
 TIME_TO_LIVE_S: Final = 60.0
 """How long a reservation lives where nobody says; the limiter's own default."""
+RESTART_S: Final = 5.0
+"""How much longer a decision is waited for while no limiter can be reached: one restarts."""
 OWED_FOR_S: Final = 30.0
 """How long a settlement or a renewal is tried; most reservations end by themselves soon after."""
 FIRST_PAUSE_S: Final = 0.1
@@ -189,7 +191,12 @@ class LimitClient:
                 requests=part, settlements=[settlement for settlement, _ in riding]
             )
             try:
-                response = await call(self._stub.BatchReserve, request, timeout_s=self._timeout_s)
+                response = await call(
+                    self._stub.BatchReserve,
+                    request,
+                    timeout_s=self._timeout_s,
+                    patience_s=RESTART_S,
+                )
             except BaseException as error:
                 self._settle.back(riding)
                 if not riding or not isinstance(error, InvalidArgument):

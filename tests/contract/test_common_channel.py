@@ -7,6 +7,7 @@ import ssl
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,15 @@ import grpc
 import pytest
 from cryptography import x509
 
-from services.common import certificates, renewing_channel
+from services.common import certificates, discovery, renewing_channel
+from services.common import channel as channel_module
 from services.common.channel import call, open_channel, service_config
-from services.common.errors import Unavailable
+from services.common.discovery import Discovery
+from services.common.errors import DeadlineExceeded, Unavailable, WeaverError
 from services.common.server import Listener, ServerHandle, start_server
 from services.common.settings import CommonSettings
 from tests.fakes.limits import PEEK, ScriptedLimits, component
+from tests.fakes.names import Names
 from weaver.ratelimit.v1 import ratelimit_service_pb2 as pb
 from weaver.ratelimit.v1 import ratelimit_service_pb2_grpc
 
@@ -51,6 +55,21 @@ def connect(
     channel = open_channel(address, settings, own="gateway", peer="ratelimit", **options)
     stack.push_async_callback(channel.close)
     return channel, ratelimit_service_pb2_grpc.RateLimitServiceStub(channel)
+
+
+class CountedLimits(ScriptedLimits):
+    """Counts calls."""
+
+    def __init__(self, pause_s: float = 0.001) -> None:
+        super().__init__()
+        self.calls = 0
+
+        async def answer(request: Any, context: Any) -> pb.PeekResponse:
+            self.calls += 1
+            await asyncio.sleep(pause_s)
+            return pb.PeekResponse()
+
+        self.answer = answer
 
 
 async def eventually(attempt: Callable[[], Any], within_s: float) -> float:
@@ -226,6 +245,133 @@ async def test_a_call_waits_for_a_neighbour_that_was_just_lost(
     await call(stub.Peek, REQUEST, timeout_s=5)
     assert time.monotonic() - start >= 0.5
     await coming
+
+
+async def test_what_a_server_that_ends_had_not_begun_is_sent_to_another(
+    settings: CommonSettings, stack: AsyncExitStack
+) -> None:
+    """Also what must not be sent twice: nobody had looked at it."""
+    counted = CountedLimits()
+    handles = [await serve(settings, stack, counted, "127.0.0.1:0") for _ in range(2)]
+    _, stub = connect(settings, stack, f"ipv4:{handles[0].addresses[0]},{handles[1].addresses[0]}")
+    done = ended = 0
+
+    async def calls() -> None:
+        nonlocal done
+        while not ended:
+            await call(stub.Peek, REQUEST, timeout_s=5)
+            done += 1
+
+    callers = [asyncio.create_task(calls()) for _ in range(30)]
+    await asyncio.sleep(0.3)
+    await handles[0].drain(5)
+    await asyncio.sleep(0.1)
+    ended = 1
+    await asyncio.gather(*callers)
+    assert done == counted.calls > 100
+
+
+async def test_what_was_begun_and_is_broken_off_is_not_sent_again(
+    settings: CommonSettings, stack: AsyncExitStack
+) -> None:
+    counted = CountedLimits(pause_s=30)
+    handles = [await serve(settings, stack, counted, "127.0.0.1:0") for _ in range(2)]
+    _, stub = connect(settings, stack, f"ipv4:{handles[0].addresses[0]},{handles[1].addresses[0]}")
+    asked = asyncio.create_task(call(stub.Peek, REQUEST, timeout_s=20))
+    while not counted.calls:
+        await asyncio.sleep(0.01)
+    await asyncio.gather(*(handle.drain(1.2) for handle in handles))
+    with pytest.raises(WeaverError):
+        await asked
+    assert counted.calls == 1
+
+
+async def test_only_one_who_is_patient_waits_longer_than_a_call_may_take(
+    settings: CommonSettings, stack: AsyncExitStack
+) -> None:
+    limits = ScriptedLimits()
+    first = await serve(settings, stack, limits, "127.0.0.1:0")
+    _, stub = connect(settings, stack, first.addresses[0])
+    await call(stub.Peek, REQUEST, timeout_s=5)
+    await first.drain(0)
+    # Something that takes the connection and says nothing, as a machine that has just gone.
+    host, _, port = first.addresses[0].rpartition(":")
+    writers: list[asyncio.StreamWriter] = []
+    silent = await asyncio.start_server(lambda _, out: writers.append(out), host, int(port))
+    with pytest.raises((Unavailable, DeadlineExceeded)):
+        await call(stub.Peek, REQUEST, timeout_s=0.3)
+
+    async def come_back() -> None:
+        await asyncio.sleep(1)
+        silent.close()
+        for writer in writers:
+            writer.close()
+        await serve(settings, stack, limits, first.addresses[0])
+
+    coming = asyncio.create_task(come_back())
+    start = time.monotonic()
+    await call(stub.Peek, REQUEST, timeout_s=0.3, patience_s=10)
+    assert time.monotonic() - start >= 0.5
+    await coming
+
+
+async def test_patience_is_none_for_a_neighbour_that_is_there_and_slow(
+    settings: CommonSettings, stack: AsyncExitStack
+) -> None:
+    limits = ScriptedLimits()
+
+    async def answer(request: Any, context: Any) -> pb.PeekResponse:
+        await asyncio.sleep(5)
+        return pb.PeekResponse()
+
+    limits.answer = answer
+    handle = await serve(settings, stack, limits, "127.0.0.1:0")
+    _, stub = connect(settings, stack, handle.addresses[0])
+    start = time.monotonic()
+    with pytest.raises(DeadlineExceeded):
+        await call(stub.Peek, REQUEST, timeout_s=0.3, patience_s=10)
+    assert time.monotonic() - start < 2
+
+
+async def test_a_name_is_found_where_a_name_server_says_nothing_at_first(
+    settings: CommonSettings, stack: AsyncExitStack
+) -> None:
+    """Each look-up asks again, or the next server, before it is given up."""
+    handle = await serve(settings, stack, ScriptedLimits(), "127.0.0.1:0")
+    with Names(0.0, forgetful=True) as names:
+        names.add("ratelimit", "127.0.0.1")
+        address = f"dns://127.0.0.1:{names.port}/ratelimit.test:{handle.ports[0]}"
+        _, stub = connect(settings, stack, address)
+        await call(stub.Peek, REQUEST, timeout_s=10)
+
+
+async def test_a_new_replica_gets_calls_before_an_old_one_leaves(
+    settings: CommonSettings, stack: AsyncExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(discovery, "LOOK_S", 0.01)
+    counted = [CountedLimits(pause_s=0.5), CountedLimits()]
+    first, second = [await serve(settings, stack, one, "127.0.0.1:0") for one in counted]
+    addresses = [first.addresses[0]]
+
+    async def resolve(host: str, port: int) -> list[str]:
+        return list(addresses)
+
+    monkeypatch.setattr(channel_module, "named", lambda _: ("limiter", 1))
+    monkeypatch.setattr(channel_module, "Discovery", partial(Discovery, resolve=resolve))
+    opened, stub = connect(settings, stack, f"ipv4:{addresses[0]}")
+    await call(stub.Peek, REQUEST, timeout_s=5)
+    under_way = asyncio.create_task(call(stub.Peek, REQUEST, timeout_s=5))
+    monkeypatch.setattr(opened, "_connect", lambda: open_both(settings, first, second))
+    addresses.append(second.addresses[0])
+    async with asyncio.timeout(5):
+        while not counted[1].calls:
+            await call(stub.Peek, REQUEST, timeout_s=5)
+    await under_way
+
+
+def open_both(settings: CommonSettings, *handles: ServerHandle) -> grpc.aio.Channel:
+    address = "ipv4:" + ",".join(handle.addresses[0] for handle in handles)
+    return open_channel(address, settings, own="gateway", peer="ratelimit")
 
 
 async def test_a_neighbour_that_stays_away_is_waited_for_once_and_then_refuses_at_once(

@@ -16,11 +16,14 @@ class Names:
 
     Args:
         late_s: for how long a change is not told, as by a cache in between.
+        forgetful: whether it says nothing to a question that it was not asked twice.
     """
 
-    def __init__(self, late_s: float) -> None:
+    def __init__(self, late_s: float, *, forgetful: bool = False) -> None:
         """See the class."""
         self._late_s = late_s
+        self._forgetful = forgetful
+        self._asked: set[tuple[object, bytes]] = set()
         self._changes: dict[str, list[tuple[float, tuple[str, ...]]]] = {}
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._socket.bind(("127.0.0.1", 0))
@@ -59,6 +62,9 @@ class Names:
             question, asker = self._socket.recvfrom(4096)
             if not question:
                 return
+            if self._forgetful and (asker, question[12:]) not in self._asked:
+                self._asked.add((asker, question[12:]))
+                continue
             labels, place = [], 12
             while length := question[place]:
                 labels.append(question[place + 1 : place + 1 + length].decode().lower())
