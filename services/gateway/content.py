@@ -7,7 +7,7 @@ import msgspec
 from services.common.errors import WeaverError
 from services.gateway.guard import Guard, GuardSettings
 from services.gateway.principal import Principal
-from services.gateway.privacy import REDACT_ALL, Action, Policy, Rules, actions
+from services.gateway.privacy import REDACT_ALL, Action, Policy, actions
 from services.gateway.redaction import Redactor
 
 _PASS_ALL: Final = actions(Action.PASS)
@@ -43,7 +43,9 @@ class Content:
         rules = self._policy.rules(principal)
         if self._redact:
             return Redactor(rules)
-        return Redactor(Rules(_PASS_ALL, rules.patterns)) if rules.patterns else None
+        if not (rules.patterns or rules.blocked_files):
+            return None
+        return Redactor(msgspec.structs.replace(rules, actions=_PASS_ALL))
 
 
 def hide(error: WeaverError, redactor: Redactor | None) -> None:

@@ -37,7 +37,8 @@ def open_content(settings: RedactionSettings, stack: AsyncExitStack, tell: Tell)
     default = Action(settings.pii_action)
     chosen = privacy.actions(default, settings.pii_actions)
     finder = privacy.finder(settings.pii_phone_regions)
-    content.adopt(Policy(Rules(chosen, (), finder, settings.pii_max_checks)))
+    blocked = privacy.blocked(settings.file_actions)
+    content.adopt(Policy(Rules(chosen, (), finder, settings.pii_max_checks, blocked)))
     if settings.content_policy_file is None:
         return content
     parse = partial(
@@ -46,6 +47,7 @@ def open_content(settings: RedactionSettings, stack: AsyncExitStack, tell: Tell)
         types=settings.pii_actions,
         regions=settings.pii_phone_regions,
         checks=settings.pii_max_checks,
+        files=settings.file_actions,
         must_redact=settings.production,
     )
     watch = FileWatch(settings.content_policy_file, parse, content.adopt, tell)

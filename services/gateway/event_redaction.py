@@ -13,7 +13,8 @@ from typing import Any, Final
 
 import msgspec
 
-from services.gateway.redaction import Redactor, scrubbed, spells
+from services.gateway.log_probabilities import scrubbed, spells
+from services.gateway.redaction import Redactor
 from services.gateway.running_text import RunningText
 from services.gateway.stream_template import Template
 

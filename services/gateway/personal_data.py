@@ -14,7 +14,8 @@ import re2
 from services.gateway import identity_documents as documents
 from services.gateway import national_phones as phones
 from services.gateway import secret_formats as secrets
-from services.gateway.effort import MOST_KNOWN, Effort
+from services.gateway.attachments import TRIGGER as CARRIED
+from services.gateway.effort import BYTES_PER_CHECK, MOST_KNOWN, Effort
 from services.gateway.folding import TRIGGER, Shadow, plain_text
 from services.gateway.number_checks import is_public_address, parts
 
@@ -152,7 +153,7 @@ def _named(confirm: Callable[[bytes], tuple[str, int, int] | None], reach: int =
 
 # A file in a data URI, a long run of nothing but base64, what a vendor has encrypted.
 _FILE: Final = (
-    rb"data:[a-z]{1,16}\x01?/[A-Za-z0-9.+-]{1,80};base64,[A-Za-z0-9+/=\x01]*"
+    rb"data:[a-z]{1,16}\x01?/[A-Za-z0-9.+-]{1,80}(?:;[A-Za-z0-9=._-]{1,24}){0,3};base64,[A-Za-z0-9+/=\x01]*"
     rb"|[A-Za-z0-9+/\x01]{128,}=*|gAAAA[A-Za-z0-9_-]{64,}=*"
 )
 # International, whole, in groups, behind an international prefix, dotted.
@@ -211,7 +212,7 @@ class Detector:
         for pattern in every:
             self._kinds.Add(pattern.replace(b"%B", rb"\b"))
         self._kinds.Compile()
-        self._loose = re2.compile(_joined([*every[1:], TRIGGER], b""), latin_1())
+        self._loose = re2.compile(_joined([*every[1:], TRIGGER, CARRIED], b""), latin_1())
         self._confirm: tuple[_Confirm, ...] = tuple(confirm for _, confirm in patterns)
 
     def suspicious(self, raw: bytes) -> bool:
@@ -236,7 +237,7 @@ class Detector:
         while (match := self._exact.search(data, position)) is not None:
             start, end = match.span()
             if effort is not None:
-                effort.spend(end - start)
+                effort.spend(0)
             spans = self._spans(data, start, end, effort)
             if spans is None:
                 position = start + 1
@@ -252,18 +253,23 @@ class Detector:
     ) -> tuple[_Span, ...] | None:
         """Return what a candidate holds; what was asked before in one request is remembered."""
         if effort is None or end - start > LONGEST_MATCH:
-            return self._checked(data, start, end)
+            return self._checked(data, start, end, effort)
         around = data[max(0, start - 1) : end + _REACH], start == 0, end - start
         if around not in effort.known:
-            spans = self._checked(data, start, end)
+            spans = self._checked(data, start, end, effort)
             if len(effort.known) < MOST_KNOWN:
                 effort.known[around] = None if spans is None else _moved(spans, -start)
             return spans
         known = effort.known[around]
         return None if known is None else _moved(known, start)
 
-    def _checked(self, data: bytes, start: int, end: int) -> tuple[_Span, ...] | None:
+    def _checked(
+        self, data: bytes, start: int, end: int, effort: Effort | None
+    ) -> tuple[_Span, ...] | None:
         for kind in sorted(self._kinds.Match(data[start:end])):
+            if kind and effort is not None and end - start >= BYTES_PER_CHECK:
+                # Not so the first, which passes over a file.
+                effort.spend(end - start)
             spans: tuple[_Span, ...] | None = self._confirm[kind](data, start, end)
             if spans is not None:
                 return spans

@@ -14,6 +14,7 @@ import re2
 
 from services.common import operator_file
 from services.common.operator_file import OperatorFileError
+from services.gateway.attachments import FILES
 from services.gateway.effort import MOST_CHECKS
 from services.gateway.national_phones import is_region
 from services.gateway.personal_data import TYPES, Detector, detector
@@ -57,12 +58,14 @@ class Rules(msgspec.Struct, frozen=True):
         patterns: what no prompt may hold.
         detector: finds it.
         most_checks: how many candidates of one body may be checked.
+        blocked_files: what of files no prompt may hold, since it cannot be searched.
     """
 
     actions: Mapping[str, Action]
     patterns: tuple[BlockedPattern, ...] = ()
     detector: Detector = detector()
     most_checks: int = MOST_CHECKS
+    blocked_files: frozenset[str] = frozenset()
 
     @property
     def searches(self) -> bool:
@@ -98,6 +101,7 @@ class _Rule(msgspec.Struct, forbid_unknown_fields=True):
     match: _Match
     default: _ActionText | None = None
     types: dict[str, str] = {}
+    files: dict[str, str] = {}
 
 
 class _URLs(msgspec.Struct, forbid_unknown_fields=True):
@@ -109,6 +113,7 @@ class _File(msgspec.Struct, forbid_unknown_fields=True):
     version: Literal[1]
     default: _ActionText | None = None
     types: dict[str, str] = {}
+    files: dict[str, str] = {}
     phone_regions: list[str] | None = None
     rules: list[_Rule] = []
     blocked_patterns: list[_Pattern] = []
@@ -184,6 +189,20 @@ def finder(regions: Iterable[str]) -> Detector:
     return detector(codes)
 
 
+def blocked(files: Mapping[str, str]) -> frozenset[str]:
+    """Return which kinds of files are refused.
+
+    Raises:
+        PrivacyError: a name is not a kind's, or the action neither `pass` nor `block`.
+    """
+    for name, action in files.items():
+        if name not in FILES:
+            _fail(f"`files.{name}` is not a kind of file; there are {', '.join(FILES)}")
+        if action not in {Action.PASS, Action.BLOCK}:
+            _fail(f"`files.{name}` must be pass or block: it cannot be searched")
+    return frozenset(name for name, action in files.items() if action == Action.BLOCK)
+
+
 REDACT_ALL: Final = Rules(actions())
 
 
@@ -194,6 +213,7 @@ def parse(  # noqa: PLR0913 - what the settings say
     *,
     regions: Iterable[str] = (),
     checks: int = MOST_CHECKS,
+    files: Mapping[str, str] | None = None,
     must_redact: bool = False,
 ) -> Policy:
     """Return the policy of a file, which the settings only complete.
@@ -204,6 +224,7 @@ def parse(  # noqa: PLR0913 - what the settings say
         types: the settings' actions by type.
         regions: the settings' regions of telephone numbers.
         checks: how many candidates of one body may be checked.
+        files: the settings' actions by kind of file.
         must_redact: whether a policy is refused that redacts nothing.
 
     Raises:
@@ -222,17 +243,25 @@ def parse(  # noqa: PLR0913 - what the settings say
     found = finder(regions if file.phone_regions is None else file.phone_regions)
     first = Action(file.default) if file.default else default
     own = {**(types or {}), **file.types}
+    held = {**(files or {}), **file.files}
+
+    def made(chosen: Mapping[str, Action], kinds: Mapping[str, str]) -> Rules:
+        return Rules(chosen, patterns, found, checks, blocked({**held, **kinds}))
+
     rules = tuple(
         (
             rule.match,
-            Rules(actions(Action(rule.default), rule.types), patterns, found, checks)
-            if rule.default
-            else Rules(actions(first, {**own, **rule.types}), patterns, found, checks),
+            made(
+                actions(Action(rule.default), rule.types)
+                if rule.default
+                else actions(first, {**own, **rule.types}),
+                rule.files,
+            ),
         )
         for rule in file.rules
     )
     version = hashlib.sha256(text).hexdigest()[:12]
-    base = Rules(actions(first, own), patterns, found, checks)
+    base = made(actions(first, own), {})
     if must_redact:
         _check_production([base, *(chosen for _, chosen in rules)], file.urls.references)
     return Policy(base, rules, version, file.urls.references, file.urls.links)

@@ -9,54 +9,38 @@ gets the same placeholder within one request.
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
-from services.common.errors import FieldViolation, InvalidArgument, Unavailable
+from services.common.errors import Unavailable
+from services.gateway.attachments import (
+    Carrier,
+    carriers,
+    carriers_of_text,
+    is_json,
+    may_carry,
+)
+from services.gateway.content_errors import DEEPEST, ContentRefused, Unsearchable
 from services.gateway.effort import Effort, TooMuchToCheck
+from services.gateway.file_references import references
+from services.gateway.json_numbers import REACH, begin_of_json, nowhere, number_in_json
 from services.gateway.json_outline import Followed, Outline
 from services.gateway.json_places import Literals, place
+from services.gateway.log_probabilities import BAD_GATEWAY, without_logprobs
 from services.gateway.personal_data import TYPES, Find
 from services.gateway.privacy import REDACT_ALL, Action, Rules
+from services.gateway.text_encodings import encoding
 
-_LOGPROBS: Final = re.compile(rb'"logprobs"[ \t\r\n]*+:[ \t\r\n]*+(?!null|\[\])')
 _PLACEHOLDER: Final = re.compile(rb"\[(%b)_([0-9]{1,9})\]" % "|".join(TYPES).encode())
 _SEPARATORS: Final = b" -.()/"
 _JOINED: Final = frozenset(("CARD", "IBAN", "NATIONAL_ID", "PHONE", "SSN"))
 """Types whose values are the same whatever stands between their groups."""
-_BAD_GATEWAY: Final = {"http_status": "502"}
-# What stands before and after a number that is a member's value, or an item of a list. In JSON that
-# stands in a string, white space is escaped.
-_SPACE: Final = rb"(?:[ \t\r\n]|\\++[nrt])*+"
-_BEHIND: Final = re.compile(rb"(?:[\[,:]|\\++u00(?:5[bB]|2[cC]|3[aA]))%b$" % _SPACE)
-_MEMBER: Final = re.compile(rb'(\\*")%b:%b$' % (_SPACE, _SPACE))
-_NUMBER_END: Final = re.compile(rb"(?:\.0+)?(?=%b[,\]}]|\\)" % _SPACE)
-_DATA: Final = re.compile(rb"(?:\A|[\r\n])data:")
-REACH: Final = 256
-"""So many bytes before a number say whether it is a value."""
+_FILE: Final = "a file that cannot be searched (`%s`)"
 # The members that hold JSON in a string.
 _JSON_INSIDE: Final = re.compile(
     rb'"(?:arguments|partial_json|input)"[ \t\r\n]*:[ \t\r\n]*$|function_call_arguments'
 )
-
-
-class ContentRefused(InvalidArgument):
-    """A prompt holds what policy keeps from leaving.
-
-    Args:
-        what: the type, or the name of the pattern; never the value.
-        field: where it stands.
-    """
-
-    def __init__(self, what: str, field: str) -> None:
-        """See the class."""
-        sentence = f"holds {what}, which is not allowed to leave here; take it out"
-        super().__init__(
-            f"`{field}` {sentence}.",
-            reason="CONTENT_BLOCKED",
-            violations=(FieldViolation(field, sentence),),
-        )
 
 
 class Redactor:
@@ -104,23 +88,92 @@ class Redactor:
             ContentRefused: it may not leave at all.
             TooMuchToCheck: it cannot be searched with the effort that one request is worth.
         """
-        for pattern in self._rules.patterns:
-            match = pattern.matcher.search(body.decode("utf-8", "replace"))
-            if match is not None:
-                position = len(body.decode("utf-8", "replace")[: match.start()].encode())
-                raise ContentRefused(f"the blocked pattern `{pattern.name}`", place(body, position))
-        if not self.detector.suspicious(body) or not self._rules.searches:
+        rules = self._rules
+        if rules.patterns:
+            self._check_patterns(body)
+        if rules.blocked_files:
+            for kind, field in references(body):
+                if kind in rules.blocked_files:
+                    raise ContentRefused(_FILE % kind, field)
+        if not self.detector.suspicious(body):
+            return body
+        with self._effort_for_one():
+            return self._searched(body, 0)
+
+    def _searched(self, body: bytes, depth: int) -> bytes:
+        """Return a prompt, or a document in it, as it may leave."""
+        if may_carry(body):
+            body = self._unpacked(body, depth)
+        if not self._rules.searches or not self.detector.suspicious(body):
             return body
         self._begin(body)
-        with self._effort_for_one():
-            return self._spliced(body, prompt=True)
+        return self._spliced(body, prompt=True)
+
+    def _unpacked(self, body: bytes, depth: int) -> bytes:
+        """Return a body whose documents are as they may leave."""
+        pieces: list[bytes] = []
+        done = 0
+        in_json = depth == 0 or is_json(body)
+        for carrier in carriers(body, self._effort) if in_json else carriers_of_text(body):
+            contents = self._contents(body, carrier, depth)
+            if contents:
+                pieces += body[done : carrier.start], carrier.literal(contents)
+                done = carrier.end
+        return b"".join([*pieces, body[done:]]) if pieces else body
+
+    def _contents(self, body: bytes, carrier: Carrier, depth: int) -> dict[int, bytes]:
+        """Return the documents of one string that leave otherwise than they came."""
+        contents: dict[int, bytes] = {}
+        for number, one in enumerate(carrier.carried):
+            if one.content is None and not carrier.is_whole(one):
+                continue
+            blocked = self._rules.blocked_files and one.kinds & self._rules.blocked_files
+            if blocked:
+                raise ContentRefused(_FILE % min(blocked), place(body, carrier.start))
+            if not one.is_text:
+                continue
+            if one.content is None or depth == DEEPEST:
+                raise Unsearchable(place(body, carrier.start), nested=one.content is not None)
+            try:
+                content = self._document(one.content, one.media_type, depth + 1)
+            except ContentRefused as refused:
+                raise ContentRefused(refused.what, place(body, carrier.start)) from None
+            except Unsearchable as unsearchable:
+                field = place(body, carrier.start)
+                raise Unsearchable(field, nested=unsearchable.nested) from None
+            if content is not one.content:
+                contents[number] = content
+        return contents
+
+    def _document(self, content: bytes, media_type: str | None, depth: int) -> bytes:
+        """Return a document's text as it may leave, in the encoding that it has."""
+        name = encoding(content, media_type)
+        text = content
+        if name is not None:
+            try:
+                text = content.decode(name).encode()
+            except UnicodeError:
+                name = None
+        self._check_patterns(text)
+        searched = self._searched(text, depth)
+        if searched is text:
+            return content
+        return searched if name is None else searched.decode().encode(name)
+
+    def _check_patterns(self, body: bytes) -> None:
+        for pattern in self._rules.patterns:
+            text = body.decode("utf-8", "replace")
+            match = pattern.matcher.search(text)
+            if match is not None:
+                position = len(text[: match.start()].encode())
+                raise ContentRefused(f"the blocked pattern `{pattern.name}`", place(body, position))
 
     def text(self, text: str) -> str:
         """Return a text with its personal data replaced."""
         raw = text.encode("utf-8", "surrogatepass")
         if not self.detector.suspicious(raw):
             return text
-        redacted = self._replace(raw, b"", b"", _nowhere)
+        redacted = self._replace(raw, b"", b"", nowhere)
         return text if redacted is raw else redacted.decode("utf-8", "surrogatepass")
 
     def json(self, body: bytes) -> bytes:
@@ -138,7 +191,7 @@ class Redactor:
                 redacted = self.json(body)
         except TooMuchToCheck:
             msg = "The provider's answer holds more than can be checked for personal data."
-            raise Unavailable(msg, reason="PROVIDER_FAILED", metadata=_BAD_GATEWAY) from None
+            raise Unavailable(msg, reason="PROVIDER_FAILED", metadata=BAD_GATEWAY) from None
         if redacted is not body or (self._originals and _PLACEHOLDER.search(body)):
             return without_logprobs(redacted)
         return redacted
@@ -203,7 +256,7 @@ class Redactor:
             if blocks and action is Action.BLOCK:
                 raise ContentRefused(f"`{found.type}`", place(raw, found.start))
             start, end, quote = found.start, found.end, b""
-            number = _number(around, start + shift, end + shift, found.value, quotes)
+            number = number_in_json(around, start + shift, end + shift, found.value, quotes)
             if number is not None:
                 start, end, quote = number[0] - shift, min(number[1] - shift, len(raw)), number[2]
             if start < done:
@@ -215,7 +268,7 @@ class Redactor:
     def _spliced(self, body: bytes, *, prompt: bool = False) -> bytes:
         """Return JSON with what was found in it replaced."""
         outline = Outline(self._effort)
-        followed = _begin_of_json(body)
+        followed = begin_of_json(body)
 
         def quotes(place: int) -> bytes | None:
             nonlocal followed
@@ -270,65 +323,6 @@ class Redactor:
     def end_prompt(self) -> None:
         """Take note that what is found from here on is not the caller's own."""
         self._begun = True
-
-
-def spells(data: bytes) -> bool:
-    """Say whether an event holds log probabilities."""
-    return b'"logprobs"' in data and _LOGPROBS.search(data) is not None
-
-
-def without_logprobs(data: bytes) -> bytes:
-    """Take out the log probabilities: they spell a text that was changed, token by token."""
-    if not spells(data):
-        return data
-    try:
-        return msgspec.json.encode(scrubbed(msgspec.json.decode(data)))
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        msg = "The provider's answer cannot be read."
-        raise Unavailable(msg, reason="PROVIDER_FAILED", metadata=_BAD_GATEWAY) from None
-
-
-def scrubbed(value: Any) -> Any:  # noqa: ANN401 - any JSON
-    """Return JSON with every `logprobs` emptied, in whichever dialect it stands."""
-    if isinstance(value, list):
-        return [scrubbed(item) for item in value]
-    if not isinstance(value, dict):
-        return value
-    return {
-        name: ([] if isinstance(item, list) else None) if name == "logprobs" else scrubbed(item)
-        for name, item in value.items()
-    }
-
-
-def _number(
-    text: bytes, start: int, end: int, value: bytes, quotes: Callable[[int], bytes | None]
-) -> tuple[int, int, bytes] | None:
-    """Return where a number is that is a value of JSON, and the quotes that fit; else None."""
-    if not value.isdigit() or not text[start : start + 1].isdigit():
-        return None
-    after = _NUMBER_END.match(text, end)
-    first = start - 1 if text[start - 1 : start] == b"-" else start
-    least = max(0, first - REACH)
-    if after is None or _BEHIND.search(text, least, first) is None:
-        return None
-    quote = quotes(first)
-    if quote is None:
-        # In a text that only quotes JSON, what the name stands in.
-        member = _MEMBER.search(text, least, first)
-        quote = None if member is None else member[1]
-    return None if quote is None else (first, after.end(), quote)
-
-
-def _nowhere(_: int) -> None:
-    """Say that no value stands there."""
-
-
-def _begin_of_json(body: bytes) -> int:
-    """Return where JSON begins: behind `data:` in an event of a stream."""
-    if body.lstrip()[:1] in {b"{", b"[", b'"'}:
-        return 0
-    data = _DATA.search(body)
-    return 0 if data is None else data.end()
 
 
 def _depth(data: bytes, span: tuple[int, int] | None) -> int:

@@ -7,7 +7,7 @@ from pydantic import Field
 
 from services.common.settings import CommaSeparated, CommonSettings, SettingsError
 from services.gateway.effort import MOST_CHECKS
-from services.gateway.privacy import Action, PrivacyError, actions, finder
+from services.gateway.privacy import Action, PrivacyError, actions, blocked, finder
 
 
 class RedactionSettings(CommonSettings):
@@ -32,6 +32,15 @@ class RedactionSettings(CommonSettings):
         description=(
             "Other actions for single types, such as `card=block,ip_address=pass`; `pass` lets a "
             "type through. The types are in docs/operations/privacy.md."
+        ),
+    )
+    pii_files: CommaSeparated = Field(
+        (),
+        validation_alias="WEAVER_PII_FILES",
+        description=(
+            "What becomes of files that cannot be searched, such as `documents=block,images=pass`: "
+            "of `documents` (PDF and the like), `images`, `audio` and `video`, inline, by address "
+            "or by id. All pass by default; texts are searched anyway."
         ),
     )
     pii_phone_regions: CommaSeparated = Field(
@@ -109,8 +118,12 @@ class RedactionSettings(CommonSettings):
     @property
     def pii_actions(self) -> dict[str, str]:
         """The actions of single types."""
-        parts = (part.partition("=") for part in self.pii_types)
-        return {kind.strip(): action.strip() for kind, _, action in parts}
+        return _pairs(self.pii_types)
+
+    @property
+    def file_actions(self) -> dict[str, str]:
+        """The actions of kinds of files."""
+        return _pairs(self.pii_files)
 
     def check(self) -> None:
         """Refuse what cannot work.
@@ -123,6 +136,11 @@ class RedactionSettings(CommonSettings):
             chosen = actions(Action(self.pii_action), self.pii_actions)
         except PrivacyError as error:
             msg = f"WEAVER_PII_TYPES: {error}"
+            raise SettingsError(msg) from None
+        try:
+            blocked(self.file_actions)
+        except PrivacyError as error:
+            msg = f"WEAVER_PII_FILES: {error}"
             raise SettingsError(msg) from None
         try:
             finder(self.pii_phone_regions)
@@ -140,3 +158,8 @@ class RedactionSettings(CommonSettings):
         if self.request_private_urls:
             msg = "WEAVER_REQUEST_PRIVATE_URLS: production refuses to fetch from private networks."
             raise SettingsError(msg)
+
+
+def _pairs(settings: tuple[str, ...]) -> dict[str, str]:
+    parts = (part.partition("=") for part in settings)
+    return {name.strip(): action.strip() for name, _, action in parts}

@@ -9,6 +9,7 @@ import re2
 from services.gateway.closing import Closing
 from services.gateway.folding import unescaped
 from services.gateway.identity_documents import NAMES, WIDEST_GAP
+from services.gateway.json_numbers import REACH
 from services.gateway.json_outline import Followed
 from services.gateway.national_phones import UNFINISHED
 from services.gateway.personal_data import (
@@ -17,7 +18,7 @@ from services.gateway.personal_data import (
     Detector,
     latin_1,
 )
-from services.gateway.redaction import REACH, Redactor
+from services.gateway.redaction import Redactor
 from services.gateway.secret_formats import SECRET_NAMES
 
 LONGEST_KNOWN: Final = 64 * 1024

@@ -11,7 +11,8 @@ from typing import Any, Final
 
 import msgspec
 
-from services.gateway.redaction import Redactor, without_logprobs
+from services.gateway.log_probabilities import without_logprobs
+from services.gateway.redaction import Redactor
 from services.gateway.running_text import RunningText
 from services.gateway.stream_template import Template
 

@@ -9,7 +9,8 @@ from typing import Final
 
 import msgspec
 
-from services.gateway.redaction import Redactor, spells
+from services.gateway.log_probabilities import spells
+from services.gateway.redaction import Redactor
 from services.gateway.running_text import RunningText
 
 _LITERAL: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"')

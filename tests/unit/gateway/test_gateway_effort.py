@@ -127,9 +127,9 @@ def test_no_input_stalls_the_scan_for_national_numbers(unit: str) -> None:
 
     def seconds(size: int) -> float:
         raw = (unit * (size // len(unit) + 1)).encode()
-        started = time.perf_counter()
+        started = time.process_time()
         sum(1 for _ in found(raw))
-        return time.perf_counter() - started
+        return time.process_time() - started
 
     seconds(2_000)
     small = min(seconds(4_000) for _ in range(3))

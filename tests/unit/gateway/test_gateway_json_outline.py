@@ -156,9 +156,9 @@ def test_a_number_in_the_data_of_an_event_becomes_a_string() -> None:
 def test_following_json_is_linear_and_paid_for(unit: str) -> None:
     def seconds(size: int) -> float:
         text = ("[" + unit * (size // len(unit))).encode()
-        started = time.perf_counter()
+        started = time.process_time()
         Outline().follow(text)
-        return time.perf_counter() - started
+        return time.process_time() - started
 
     seconds(4_000)
     small = min(seconds(8_000) for _ in range(3))

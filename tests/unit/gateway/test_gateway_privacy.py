@@ -13,11 +13,12 @@ from services.common.operator_file import OperatorFileError
 from services.common.settings import SettingsError, load
 from services.gateway import privacy
 from services.gateway.content import Content
+from services.gateway.content_errors import ContentRefused
 from services.gateway.event_redaction import MessageRedactor
 from services.gateway.personal_data import TYPES
 from services.gateway.principal import Principal
 from services.gateway.privacy import Action, PrivacyError, Rules, actions
-from services.gateway.redaction import ContentRefused, Redactor
+from services.gateway.redaction import Redactor
 from services.gateway.redaction_settings import RedactionSettings
 from services.gateway.running_text import RunningText
 

@@ -88,7 +88,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The API key is disabled."""
     ERROR_REASON_CONTENT_UNSEARCHABLE: _ErrorReason.ValueType  # 32
     """What is sent cannot be searched for personal data: it holds too much to check, or a document
-    of a kind that policy refuses for that.
+    that cannot be read.
     """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
@@ -164,6 +164,6 @@ ERROR_REASON_DISABLED_CREDENTIAL: ErrorReason.ValueType  # 31
 """The API key is disabled."""
 ERROR_REASON_CONTENT_UNSEARCHABLE: ErrorReason.ValueType  # 32
 """What is sent cannot be searched for personal data: it holds too much to check, or a document
-of a kind that policy refuses for that.
+that cannot be read.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
