@@ -12,7 +12,7 @@ import msgspec
 from google.api import httpbody_pb2
 
 from services.common.errors import InvalidArgument, Unimplemented
-from services.gateway import http
+from services.gateway import http, json_requests
 from services.gateway.apikeys import order, text
 from services.gateway.apikeys.administration import Administration, Change, Filter
 from services.gateway.apikeys.documents import document, limits_document, written_document
@@ -239,6 +239,7 @@ class ApiKeyMethods:
 
         def read(body: bytes, _most: int) -> Ask:
             _ = self._managed
+            json_requests.read(request)
             plan()
             return without_model(body)
 

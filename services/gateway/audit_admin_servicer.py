@@ -14,7 +14,7 @@ from google.api import httpbody_pb2
 
 from services.common import logs
 from services.common.errors import InvalidArgument, NotFound
-from services.gateway import http
+from services.gateway import http, json_requests
 from services.gateway.audit_client import AuditClient, principal_message
 from services.gateway.authorization import Scope
 from services.gateway.calls import Ask, Surface
@@ -140,10 +140,15 @@ class AuditAdminServicer(audit_admin_service_pb2_grpc.AuditAdminServiceServicer)
         context: Any,
         doing: Callable[[Principal], Awaitable[bytes]],
     ) -> httpbody_pb2.HttpBody:
+        def read(body: bytes, most: int) -> Ask:
+            json_requests.read(request)
+            return _no_model(body, most)
+
         with ShapedErrors(context):
             header = http.request_headers(context)
             body = request.SerializeToString()
-            call = http.read_call(context, header, surface, body, time.monotonic())
+            way = msgspec.structs.replace(surface, read=read)
+            call = http.read_call(context, header, way, body, time.monotonic())
             data, admission, record = await self._pipeline.read(call, doing)
             await context.send_initial_metadata(http.response_headers(admission, record))
             return httpbody_pb2.HttpBody(content_type=JSON, data=data)

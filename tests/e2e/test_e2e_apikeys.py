@@ -195,6 +195,16 @@ async def test_who_is_no_administrator_manages_no_keys(suite: Any) -> None:
                 assert answer.status_code == 403, (method, path)
 
 
+async def test_a_field_that_is_mistyped_makes_no_key(suite: Any) -> None:
+    key = suite.weaver("token", "--role", "admin", "--subject", "boss").stdout.strip()
+    async with http(suite, key=key) as client:
+        order = {"owner": "x", "roles": ["user"], "limit": {"requests_per_second": 1}}
+        answer = await client.post("/v1/admin/api_keys?limits.burst=3", json=order)
+        erased = await client.post("/v1/admin/audit/erase", json={"index": [1]})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "limit")
+    assert (erased.status_code, erased.json()["error"]["param"]) == (400, "index")
+
+
 def test_a_key_in_the_place_of_its_id_is_refused_with_advice(suite: Any) -> None:
     made = create(suite)
     done = suite.weaver("apikeys", "show", made["key"])

@@ -27,7 +27,7 @@ from google.api import httpbody_pb2 as google_dot_api_dot_httpbody__pb2
 from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%weaver/gateway/v1/admin_service.proto\x12\x11weaver.gateway.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x19google/api/httpbody.proto\x1a google/protobuf/field_mask.proto\"\xbe\x01\n\x0c\x41piKeyLimits\x12\x1b\n\x13requests_per_second\x18\x01 \x01(\x01\x12\r\n\x05\x62urst\x18\x02 \x01(\x03\x12\x19\n\x11tokens_per_minute\x18\x03 \x01(\x03\x12\x16\n\x0etokens_per_day\x18\x04 \x01(\x03\x12\x1b\n\x13\x63ost_micros_per_day\x18\x05 \x01(\x03\x12\x1d\n\x15\x63ost_micros_per_month\x18\x06 \x01(\x03\x12\x13\n\x0b\x63oncurrency\x18\x07 \x01(\x03\"\xa2\x01\n\x13\x43reateApiKeyRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\r\n\x05owner\x18\x02 \x01(\t\x12\r\n\x05roles\x18\x03 \x03(\t\x12\x0e\n\x06models\x18\x04 \x03(\t\x12\x1c\n\x14time_to_live_seconds\x18\x05 \x01(\x03\x12/\n\x06limits\x18\x06 \x01(\x0b\x32\x1f.weaver.gateway.v1.ApiKeyLimits\"i\n\x12ListApiKeysRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\r\n\x05owner\x18\x04 \x01(\t\x12\r\n\x05state\x18\x05 \x01(\t\"\x1e\n\x10GetApiKeyRequest\x12\n\n\x02id\x18\x01 \x01(\t\"\"\n\x14\x44isableApiKeyRequest\x12\n\n\x02id\x18\x01 \x01(\t\"!\n\x13\x45nableApiKeyRequest\x12\n\n\x02id\x18\x01 \x01(\t\"\xcf\x01\n\x13UpdateApiKeyRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05owner\x18\x02 \x01(\t\x12\r\n\x05roles\x18\x03 \x03(\t\x12\x0e\n\x06models\x18\x04 \x03(\t\x12\x1c\n\x14time_to_live_seconds\x18\x05 \x01(\x03\x12/\n\x06limits\x18\x06 \x01(\x0b\x32\x1f.weaver.gateway.v1.ApiKeyLimits\x12/\n\x0bupdate_mask\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"S\n\x13RotateApiKeyRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x17\n\x0foverlap_seconds\x18\x02 \x01(\x03\x12\x17\n\x0fwithout_overlap\x18\x03 \x01(\x08\"`\n\x0fGetUsageRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x0e\n\x06issuer\x18\x02 \x01(\t\x12\x0f\n\x07subject\x18\x03 \x01(\t\x12\r\n\x05model\x18\x04 \x01(\t\x12\r\n\x05roles\x18\x05 \x03(\t\"\x14\n\x12GetPoliciesRequest2\xfa\x07\n\x0c\x41\x64minService\x12k\n\x0c\x43reateApiKey\x12&.weaver.gateway.v1.CreateApiKeyRequest\x1a\x14.google.api.HttpBody\"\x1d\x82\xd3\xe4\x93\x02\x17\"\x12/v1/admin/api_keys:\x01*\x12\x66\n\x0bListApiKeys\x12%.weaver.gateway.v1.ListApiKeysRequest\x1a\x14.google.api.HttpBody\"\x1a\x82\xd3\xe4\x93\x02\x14\x12\x12/v1/admin/api_keys\x12g\n\tGetApiKey\x12#.weaver.gateway.v1.GetApiKeyRequest\x1a\x14.google.api.HttpBody\"\x1f\x82\xd3\xe4\x93\x02\x19\x12\x17/v1/admin/api_keys/{id}\x12w\n\x0cUpdateApiKey\x12&.weaver.gateway.v1.UpdateApiKeyRequest\x1a\x14.google.api.HttpBody\")\x82\xd3\xe4\x93\x02#\"\x1e/v1/admin/api_keys/{id}/update:\x01*\x12z\n\rDisableApiKey\x12\'.weaver.gateway.v1.DisableApiKeyRequest\x1a\x14.google.api.HttpBody\"*\x82\xd3\xe4\x93\x02$\"\x1f/v1/admin/api_keys/{id}/disable:\x01*\x12w\n\x0c\x45nableApiKey\x12&.weaver.gateway.v1.EnableApiKeyRequest\x1a\x14.google.api.HttpBody\")\x82\xd3\xe4\x93\x02#\"\x1e/v1/admin/api_keys/{id}/enable:\x01*\x12w\n\x0cRotateApiKey\x12&.weaver.gateway.v1.RotateApiKeyRequest\x1a\x14.google.api.HttpBody\")\x82\xd3\xe4\x93\x02#\"\x1e/v1/admin/api_keys/{id}/rotate:\x01*\x12]\n\x08GetUsage\x12\".weaver.gateway.v1.GetUsageRequest\x1a\x14.google.api.HttpBody\"\x17\x82\xd3\xe4\x93\x02\x11\x12\x0f/v1/admin/usage\x12\x66\n\x0bGetPolicies\x12%.weaver.gateway.v1.GetPoliciesRequest\x1a\x14.google.api.HttpBody\"\x1a\x82\xd3\xe4\x93\x02\x14\x12\x12/v1/admin/policiesb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%weaver/gateway/v1/admin_service.proto\x12\x11weaver.gateway.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x19google/api/httpbody.proto\x1a google/protobuf/field_mask.proto\"\xbe\x01\n\x0c\x41piKeyLimits\x12\x1b\n\x13requests_per_second\x18\x01 \x01(\x01\x12\r\n\x05\x62urst\x18\x02 \x01(\x03\x12\x19\n\x11tokens_per_minute\x18\x03 \x01(\x03\x12\x16\n\x0etokens_per_day\x18\x04 \x01(\x03\x12\x1b\n\x13\x63ost_micros_per_day\x18\x05 \x01(\x03\x12\x1d\n\x15\x63ost_micros_per_month\x18\x06 \x01(\x03\x12\x13\n\x0b\x63oncurrency\x18\x07 \x01(\x03\"\xc6\x01\n\x13\x43reateApiKeyRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\r\n\x05owner\x18\x02 \x01(\t\x12\r\n\x05roles\x18\x03 \x03(\t\x12\x0e\n\x06models\x18\x04 \x03(\t\x12\x1c\n\x14time_to_live_seconds\x18\x05 \x01(\x03\x12/\n\x06limits\x18\x06 \x01(\x0b\x32\x1f.weaver.gateway.v1.ApiKeyLimits\x12\"\n\x04json\x18\x0f \x01(\x0b\x32\x14.google.api.HttpBody\"i\n\x12ListApiKeysRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\r\n\x05owner\x18\x04 \x01(\t\x12\r\n\x05state\x18\x05 \x01(\t\"\x1e\n\x10GetApiKeyRequest\x12\n\n\x02id\x18\x01 \x01(\t\"F\n\x14\x44isableApiKeyRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\"\n\x04json\x18\x0f \x01(\x0b\x32\x14.google.api.HttpBody\"E\n\x13\x45nableApiKeyRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\"\n\x04json\x18\x0f \x01(\x0b\x32\x14.google.api.HttpBody\"\xf3\x01\n\x13UpdateApiKeyRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05owner\x18\x02 \x01(\t\x12\r\n\x05roles\x18\x03 \x03(\t\x12\x0e\n\x06models\x18\x04 \x03(\t\x12\x1c\n\x14time_to_live_seconds\x18\x05 \x01(\x03\x12/\n\x06limits\x18\x06 \x01(\x0b\x32\x1f.weaver.gateway.v1.ApiKeyLimits\x12/\n\x0bupdate_mask\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\"\n\x04json\x18\x0f \x01(\x0b\x32\x14.google.api.HttpBody\"w\n\x13RotateApiKeyRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x17\n\x0foverlap_seconds\x18\x02 \x01(\x03\x12\x17\n\x0fwithout_overlap\x18\x03 \x01(\x08\x12\"\n\x04json\x18\x0f \x01(\x0b\x32\x14.google.api.HttpBody\"`\n\x0fGetUsageRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x0e\n\x06issuer\x18\x02 \x01(\t\x12\x0f\n\x07subject\x18\x03 \x01(\t\x12\r\n\x05model\x18\x04 \x01(\t\x12\r\n\x05roles\x18\x05 \x03(\t\"\x14\n\x12GetPoliciesRequest2\x89\x08\n\x0c\x41\x64minService\x12n\n\x0c\x43reateApiKey\x12&.weaver.gateway.v1.CreateApiKeyRequest\x1a\x14.google.api.HttpBody\" \x82\xd3\xe4\x93\x02\x1a\"\x12/v1/admin/api_keys:\x04json\x12\x66\n\x0bListApiKeys\x12%.weaver.gateway.v1.ListApiKeysRequest\x1a\x14.google.api.HttpBody\"\x1a\x82\xd3\xe4\x93\x02\x14\x12\x12/v1/admin/api_keys\x12g\n\tGetApiKey\x12#.weaver.gateway.v1.GetApiKeyRequest\x1a\x14.google.api.HttpBody\"\x1f\x82\xd3\xe4\x93\x02\x19\x12\x17/v1/admin/api_keys/{id}\x12z\n\x0cUpdateApiKey\x12&.weaver.gateway.v1.UpdateApiKeyRequest\x1a\x14.google.api.HttpBody\",\x82\xd3\xe4\x93\x02&\"\x1e/v1/admin/api_keys/{id}/update:\x04json\x12}\n\rDisableApiKey\x12\'.weaver.gateway.v1.DisableApiKeyRequest\x1a\x14.google.api.HttpBody\"-\x82\xd3\xe4\x93\x02\'\"\x1f/v1/admin/api_keys/{id}/disable:\x04json\x12z\n\x0c\x45nableApiKey\x12&.weaver.gateway.v1.EnableApiKeyRequest\x1a\x14.google.api.HttpBody\",\x82\xd3\xe4\x93\x02&\"\x1e/v1/admin/api_keys/{id}/enable:\x04json\x12z\n\x0cRotateApiKey\x12&.weaver.gateway.v1.RotateApiKeyRequest\x1a\x14.google.api.HttpBody\",\x82\xd3\xe4\x93\x02&\"\x1e/v1/admin/api_keys/{id}/rotate:\x04json\x12]\n\x08GetUsage\x12\".weaver.gateway.v1.GetUsageRequest\x1a\x14.google.api.HttpBody\"\x17\x82\xd3\xe4\x93\x02\x11\x12\x0f/v1/admin/usage\x12\x66\n\x0bGetPolicies\x12%.weaver.gateway.v1.GetPoliciesRequest\x1a\x14.google.api.HttpBody\"\x1a\x82\xd3\xe4\x93\x02\x14\x12\x12/v1/admin/policiesb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,19 +35,19 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'weaver.gateway.v1.admin_ser
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_ADMINSERVICE'].methods_by_name['CreateApiKey']._loaded_options = None
-  _globals['_ADMINSERVICE'].methods_by_name['CreateApiKey']._serialized_options = b'\202\323\344\223\002\027\"\022/v1/admin/api_keys:\001*'
+  _globals['_ADMINSERVICE'].methods_by_name['CreateApiKey']._serialized_options = b'\202\323\344\223\002\032\"\022/v1/admin/api_keys:\004json'
   _globals['_ADMINSERVICE'].methods_by_name['ListApiKeys']._loaded_options = None
   _globals['_ADMINSERVICE'].methods_by_name['ListApiKeys']._serialized_options = b'\202\323\344\223\002\024\022\022/v1/admin/api_keys'
   _globals['_ADMINSERVICE'].methods_by_name['GetApiKey']._loaded_options = None
   _globals['_ADMINSERVICE'].methods_by_name['GetApiKey']._serialized_options = b'\202\323\344\223\002\031\022\027/v1/admin/api_keys/{id}'
   _globals['_ADMINSERVICE'].methods_by_name['UpdateApiKey']._loaded_options = None
-  _globals['_ADMINSERVICE'].methods_by_name['UpdateApiKey']._serialized_options = b'\202\323\344\223\002#\"\036/v1/admin/api_keys/{id}/update:\001*'
+  _globals['_ADMINSERVICE'].methods_by_name['UpdateApiKey']._serialized_options = b'\202\323\344\223\002&\"\036/v1/admin/api_keys/{id}/update:\004json'
   _globals['_ADMINSERVICE'].methods_by_name['DisableApiKey']._loaded_options = None
-  _globals['_ADMINSERVICE'].methods_by_name['DisableApiKey']._serialized_options = b'\202\323\344\223\002$\"\037/v1/admin/api_keys/{id}/disable:\001*'
+  _globals['_ADMINSERVICE'].methods_by_name['DisableApiKey']._serialized_options = b'\202\323\344\223\002\'\"\037/v1/admin/api_keys/{id}/disable:\004json'
   _globals['_ADMINSERVICE'].methods_by_name['EnableApiKey']._loaded_options = None
-  _globals['_ADMINSERVICE'].methods_by_name['EnableApiKey']._serialized_options = b'\202\323\344\223\002#\"\036/v1/admin/api_keys/{id}/enable:\001*'
+  _globals['_ADMINSERVICE'].methods_by_name['EnableApiKey']._serialized_options = b'\202\323\344\223\002&\"\036/v1/admin/api_keys/{id}/enable:\004json'
   _globals['_ADMINSERVICE'].methods_by_name['RotateApiKey']._loaded_options = None
-  _globals['_ADMINSERVICE'].methods_by_name['RotateApiKey']._serialized_options = b'\202\323\344\223\002#\"\036/v1/admin/api_keys/{id}/rotate:\001*'
+  _globals['_ADMINSERVICE'].methods_by_name['RotateApiKey']._serialized_options = b'\202\323\344\223\002&\"\036/v1/admin/api_keys/{id}/rotate:\004json'
   _globals['_ADMINSERVICE'].methods_by_name['GetUsage']._loaded_options = None
   _globals['_ADMINSERVICE'].methods_by_name['GetUsage']._serialized_options = b'\202\323\344\223\002\021\022\017/v1/admin/usage'
   _globals['_ADMINSERVICE'].methods_by_name['GetPolicies']._loaded_options = None
@@ -55,23 +55,23 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_APIKEYLIMITS']._serialized_start=152
   _globals['_APIKEYLIMITS']._serialized_end=342
   _globals['_CREATEAPIKEYREQUEST']._serialized_start=345
-  _globals['_CREATEAPIKEYREQUEST']._serialized_end=507
-  _globals['_LISTAPIKEYSREQUEST']._serialized_start=509
-  _globals['_LISTAPIKEYSREQUEST']._serialized_end=614
-  _globals['_GETAPIKEYREQUEST']._serialized_start=616
-  _globals['_GETAPIKEYREQUEST']._serialized_end=646
-  _globals['_DISABLEAPIKEYREQUEST']._serialized_start=648
-  _globals['_DISABLEAPIKEYREQUEST']._serialized_end=682
-  _globals['_ENABLEAPIKEYREQUEST']._serialized_start=684
-  _globals['_ENABLEAPIKEYREQUEST']._serialized_end=717
-  _globals['_UPDATEAPIKEYREQUEST']._serialized_start=720
-  _globals['_UPDATEAPIKEYREQUEST']._serialized_end=927
-  _globals['_ROTATEAPIKEYREQUEST']._serialized_start=929
-  _globals['_ROTATEAPIKEYREQUEST']._serialized_end=1012
-  _globals['_GETUSAGEREQUEST']._serialized_start=1014
-  _globals['_GETUSAGEREQUEST']._serialized_end=1110
-  _globals['_GETPOLICIESREQUEST']._serialized_start=1112
-  _globals['_GETPOLICIESREQUEST']._serialized_end=1132
-  _globals['_ADMINSERVICE']._serialized_start=1135
-  _globals['_ADMINSERVICE']._serialized_end=2153
+  _globals['_CREATEAPIKEYREQUEST']._serialized_end=543
+  _globals['_LISTAPIKEYSREQUEST']._serialized_start=545
+  _globals['_LISTAPIKEYSREQUEST']._serialized_end=650
+  _globals['_GETAPIKEYREQUEST']._serialized_start=652
+  _globals['_GETAPIKEYREQUEST']._serialized_end=682
+  _globals['_DISABLEAPIKEYREQUEST']._serialized_start=684
+  _globals['_DISABLEAPIKEYREQUEST']._serialized_end=754
+  _globals['_ENABLEAPIKEYREQUEST']._serialized_start=756
+  _globals['_ENABLEAPIKEYREQUEST']._serialized_end=825
+  _globals['_UPDATEAPIKEYREQUEST']._serialized_start=828
+  _globals['_UPDATEAPIKEYREQUEST']._serialized_end=1071
+  _globals['_ROTATEAPIKEYREQUEST']._serialized_start=1073
+  _globals['_ROTATEAPIKEYREQUEST']._serialized_end=1192
+  _globals['_GETUSAGEREQUEST']._serialized_start=1194
+  _globals['_GETUSAGEREQUEST']._serialized_end=1290
+  _globals['_GETPOLICIESREQUEST']._serialized_start=1292
+  _globals['_GETPOLICIESREQUEST']._serialized_end=1312
+  _globals['_ADMINSERVICE']._serialized_start=1315
+  _globals['_ADMINSERVICE']._serialized_end=2348
 # @@protoc_insertion_point(module_scope)

@@ -4,6 +4,7 @@ isort:skip_file
 """
 
 from collections import abc as _abc
+from google.api import httpbody_pb2 as _httpbody_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import message as _message
@@ -81,6 +82,7 @@ class CreateApiKeyRequest(_message.Message):
     MODELS_FIELD_NUMBER: _builtins.int
     TIME_TO_LIVE_SECONDS_FIELD_NUMBER: _builtins.int
     LIMITS_FIELD_NUMBER: _builtins.int
+    JSON_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
     """The tenant that the key belongs to; empty for the deployment's default."""
     owner: _builtins.str
@@ -99,6 +101,10 @@ class CreateApiKeyRequest(_message.Message):
     def limits(self) -> Global___ApiKeyLimits:
         """Its own limits."""
 
+    @_builtins.property
+    def json(self) -> _httpbody_pb2.HttpBody:
+        """What a caller by HTTP sent, whole; takes the place of every other field."""
+
     def __init__(
         self,
         *,
@@ -108,10 +114,11 @@ class CreateApiKeyRequest(_message.Message):
         models: _abc.Iterable[_builtins.str] | None = ...,
         time_to_live_seconds: _builtins.int = ...,
         limits: Global___ApiKeyLimits | None = ...,
+        json: _httpbody_pb2.HttpBody | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["json", b"json", "limits", b"limits"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits", "models", b"models", "owner", b"owner", "roles", b"roles", "tenant", b"tenant", "time_to_live_seconds", b"time_to_live_seconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["json", b"json", "limits", b"limits", "models", b"models", "owner", b"owner", "roles", b"roles", "tenant", b"tenant", "time_to_live_seconds", b"time_to_live_seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -184,16 +191,22 @@ class DisableApiKeyRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     ID_FIELD_NUMBER: _builtins.int
+    JSON_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Its id."""
+    @_builtins.property
+    def json(self) -> _httpbody_pb2.HttpBody:
+        """What a caller by HTTP sent, whole; takes the place of every other field but `id`."""
+
     def __init__(
         self,
         *,
         id: _builtins.str = ...,
+        json: _httpbody_pb2.HttpBody | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["json", b"json"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "json", b"json"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -206,16 +219,22 @@ class EnableApiKeyRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     ID_FIELD_NUMBER: _builtins.int
+    JSON_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Its id."""
+    @_builtins.property
+    def json(self) -> _httpbody_pb2.HttpBody:
+        """What a caller by HTTP sent, whole; takes the place of every other field but `id`."""
+
     def __init__(
         self,
         *,
         id: _builtins.str = ...,
+        json: _httpbody_pb2.HttpBody | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["json", b"json"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "json", b"json"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -234,6 +253,7 @@ class UpdateApiKeyRequest(_message.Message):
     TIME_TO_LIVE_SECONDS_FIELD_NUMBER: _builtins.int
     LIMITS_FIELD_NUMBER: _builtins.int
     UPDATE_MASK_FIELD_NUMBER: _builtins.int
+    JSON_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Its id."""
     owner: _builtins.str
@@ -256,6 +276,10 @@ class UpdateApiKeyRequest(_message.Message):
     def update_mask(self) -> _field_mask_pb2.FieldMask:
         """Which of these fields are to change, by name; the others stay. Never empty."""
 
+    @_builtins.property
+    def json(self) -> _httpbody_pb2.HttpBody:
+        """What a caller by HTTP sent, whole; takes the place of every other field but `id`."""
+
     def __init__(
         self,
         *,
@@ -266,10 +290,11 @@ class UpdateApiKeyRequest(_message.Message):
         time_to_live_seconds: _builtins.int = ...,
         limits: Global___ApiKeyLimits | None = ...,
         update_mask: _field_mask_pb2.FieldMask | None = ...,
+        json: _httpbody_pb2.HttpBody | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits", "update_mask", b"update_mask"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["json", b"json", "limits", b"limits", "update_mask", b"update_mask"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "limits", b"limits", "models", b"models", "owner", b"owner", "roles", b"roles", "time_to_live_seconds", b"time_to_live_seconds", "update_mask", b"update_mask"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "json", b"json", "limits", b"limits", "models", b"models", "owner", b"owner", "roles", b"roles", "time_to_live_seconds", b"time_to_live_seconds", "update_mask", b"update_mask"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -284,22 +309,28 @@ class RotateApiKeyRequest(_message.Message):
     ID_FIELD_NUMBER: _builtins.int
     OVERLAP_SECONDS_FIELD_NUMBER: _builtins.int
     WITHOUT_OVERLAP_FIELD_NUMBER: _builtins.int
+    JSON_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Its id."""
     overlap_seconds: _builtins.int
     """How long the old secret is accepted beside the new one, in seconds; 0 for one day."""
     without_overlap: _builtins.bool
     """Whether the old secret is refused at once."""
+    @_builtins.property
+    def json(self) -> _httpbody_pb2.HttpBody:
+        """What a caller by HTTP sent, whole; takes the place of every other field but `id`."""
+
     def __init__(
         self,
         *,
         id: _builtins.str = ...,
         overlap_seconds: _builtins.int = ...,
         without_overlap: _builtins.bool = ...,
+        json: _httpbody_pb2.HttpBody | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["json", b"json"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "overlap_seconds", b"overlap_seconds", "without_overlap", b"without_overlap"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "json", b"json", "overlap_seconds", b"overlap_seconds", "without_overlap", b"without_overlap"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

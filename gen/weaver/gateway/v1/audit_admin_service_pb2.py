@@ -26,7 +26,7 @@ from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from google.api import httpbody_pb2 as google_dot_api_dot_httpbody__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+weaver/gateway/v1/audit_admin_service.proto\x12\x11weaver.gateway.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x19google/api/httpbody.proto\"W\n\x16\x46orgetPrincipalRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x0e\n\x06issuer\x18\x02 \x01(\t\x12\x0f\n\x07subject\x18\x03 \x01(\t\x12\x0c\n\x04note\x18\x04 \x01(\t\"e\n\x13\x45raseRecordsRequest\x12\x0f\n\x07indexes\x18\x01 \x03(\x04\x12\x0f\n\x07subject\x18\x02 \x01(\t\x12\x0e\n\x06tenant\x18\x03 \x01(\t\x12\x0e\n\x06issuer\x18\x04 \x01(\t\x12\x0c\n\x04note\x18\x05 \x01(\t\"\\\n\x16LookUpPrincipalRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x0e\n\x06issuer\x18\x02 \x01(\t\x12\x0f\n\x07subject\x18\x03 \x01(\t\x12\x11\n\tpseudonym\x18\x04 \x01(\t2\xf2\x02\n\x11\x41uditAdminService\x12u\n\x0f\x46orgetPrincipal\x12).weaver.gateway.v1.ForgetPrincipalRequest\x1a\x14.google.api.HttpBody\"!\x82\xd3\xe4\x93\x02\x1b\"\x16/v1/admin/audit/forget:\x01*\x12n\n\x0c\x45raseRecords\x12&.weaver.gateway.v1.EraseRecordsRequest\x1a\x14.google.api.HttpBody\" \x82\xd3\xe4\x93\x02\x1a\"\x15/v1/admin/audit/erase:\x01*\x12v\n\x0fLookUpPrincipal\x12).weaver.gateway.v1.LookUpPrincipalRequest\x1a\x14.google.api.HttpBody\"\"\x82\xd3\xe4\x93\x02\x1c\"\x17/v1/admin/audit/look_up:\x01*b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+weaver/gateway/v1/audit_admin_service.proto\x12\x11weaver.gateway.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x19google/api/httpbody.proto\"{\n\x16\x46orgetPrincipalRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x0e\n\x06issuer\x18\x02 \x01(\t\x12\x0f\n\x07subject\x18\x03 \x01(\t\x12\x0c\n\x04note\x18\x04 \x01(\t\x12\"\n\x04json\x18\x0f \x01(\x0b\x32\x14.google.api.HttpBody\"\x89\x01\n\x13\x45raseRecordsRequest\x12\x0f\n\x07indexes\x18\x01 \x03(\x04\x12\x0f\n\x07subject\x18\x02 \x01(\t\x12\x0e\n\x06tenant\x18\x03 \x01(\t\x12\x0e\n\x06issuer\x18\x04 \x01(\t\x12\x0c\n\x04note\x18\x05 \x01(\t\x12\"\n\x04json\x18\x0f \x01(\x0b\x32\x14.google.api.HttpBody\"\x80\x01\n\x16LookUpPrincipalRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x0e\n\x06issuer\x18\x02 \x01(\t\x12\x0f\n\x07subject\x18\x03 \x01(\t\x12\x11\n\tpseudonym\x18\x04 \x01(\t\x12\"\n\x04json\x18\x0f \x01(\x0b\x32\x14.google.api.HttpBody2\xfb\x02\n\x11\x41uditAdminService\x12x\n\x0f\x46orgetPrincipal\x12).weaver.gateway.v1.ForgetPrincipalRequest\x1a\x14.google.api.HttpBody\"$\x82\xd3\xe4\x93\x02\x1e\"\x16/v1/admin/audit/forget:\x04json\x12q\n\x0c\x45raseRecords\x12&.weaver.gateway.v1.EraseRecordsRequest\x1a\x14.google.api.HttpBody\"#\x82\xd3\xe4\x93\x02\x1d\"\x15/v1/admin/audit/erase:\x04json\x12y\n\x0fLookUpPrincipal\x12).weaver.gateway.v1.LookUpPrincipalRequest\x1a\x14.google.api.HttpBody\"%\x82\xd3\xe4\x93\x02\x1f\"\x17/v1/admin/audit/look_up:\x04jsonb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,17 +34,17 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'weaver.gateway.v1.audit_adm
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_AUDITADMINSERVICE'].methods_by_name['ForgetPrincipal']._loaded_options = None
-  _globals['_AUDITADMINSERVICE'].methods_by_name['ForgetPrincipal']._serialized_options = b'\202\323\344\223\002\033\"\026/v1/admin/audit/forget:\001*'
+  _globals['_AUDITADMINSERVICE'].methods_by_name['ForgetPrincipal']._serialized_options = b'\202\323\344\223\002\036\"\026/v1/admin/audit/forget:\004json'
   _globals['_AUDITADMINSERVICE'].methods_by_name['EraseRecords']._loaded_options = None
-  _globals['_AUDITADMINSERVICE'].methods_by_name['EraseRecords']._serialized_options = b'\202\323\344\223\002\032\"\025/v1/admin/audit/erase:\001*'
+  _globals['_AUDITADMINSERVICE'].methods_by_name['EraseRecords']._serialized_options = b'\202\323\344\223\002\035\"\025/v1/admin/audit/erase:\004json'
   _globals['_AUDITADMINSERVICE'].methods_by_name['LookUpPrincipal']._loaded_options = None
-  _globals['_AUDITADMINSERVICE'].methods_by_name['LookUpPrincipal']._serialized_options = b'\202\323\344\223\002\034\"\027/v1/admin/audit/look_up:\001*'
+  _globals['_AUDITADMINSERVICE'].methods_by_name['LookUpPrincipal']._serialized_options = b'\202\323\344\223\002\037\"\027/v1/admin/audit/look_up:\004json'
   _globals['_FORGETPRINCIPALREQUEST']._serialized_start=123
-  _globals['_FORGETPRINCIPALREQUEST']._serialized_end=210
-  _globals['_ERASERECORDSREQUEST']._serialized_start=212
-  _globals['_ERASERECORDSREQUEST']._serialized_end=313
-  _globals['_LOOKUPPRINCIPALREQUEST']._serialized_start=315
-  _globals['_LOOKUPPRINCIPALREQUEST']._serialized_end=407
-  _globals['_AUDITADMINSERVICE']._serialized_start=410
-  _globals['_AUDITADMINSERVICE']._serialized_end=780
+  _globals['_FORGETPRINCIPALREQUEST']._serialized_end=246
+  _globals['_ERASERECORDSREQUEST']._serialized_start=249
+  _globals['_ERASERECORDSREQUEST']._serialized_end=386
+  _globals['_LOOKUPPRINCIPALREQUEST']._serialized_start=389
+  _globals['_LOOKUPPRINCIPALREQUEST']._serialized_end=517
+  _globals['_AUDITADMINSERVICE']._serialized_start=520
+  _globals['_AUDITADMINSERVICE']._serialized_end=899
 # @@protoc_insertion_point(module_scope)

@@ -4,6 +4,7 @@ isort:skip_file
 """
 
 from collections import abc as _abc
+from google.api import httpbody_pb2 as _httpbody_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
@@ -28,6 +29,7 @@ class ForgetPrincipalRequest(_message.Message):
     ISSUER_FIELD_NUMBER: _builtins.int
     SUBJECT_FIELD_NUMBER: _builtins.int
     NOTE_FIELD_NUMBER: _builtins.int
+    JSON_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
     """Their tenant; needed where several principals share the subject."""
     issuer: _builtins.str
@@ -36,6 +38,10 @@ class ForgetPrincipalRequest(_message.Message):
     """The subject."""
     note: _builtins.str
     """Why, in words that may stay in the log for good; at most 256 characters, and no names."""
+    @_builtins.property
+    def json(self) -> _httpbody_pb2.HttpBody:
+        """What a caller by HTTP sent, whole; takes the place of every other field."""
+
     def __init__(
         self,
         *,
@@ -43,10 +49,11 @@ class ForgetPrincipalRequest(_message.Message):
         issuer: _builtins.str = ...,
         subject: _builtins.str = ...,
         note: _builtins.str = ...,
+        json: _httpbody_pb2.HttpBody | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["json", b"json"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["issuer", b"issuer", "note", b"note", "subject", b"subject", "tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["issuer", b"issuer", "json", b"json", "note", b"note", "subject", b"subject", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -63,6 +70,7 @@ class EraseRecordsRequest(_message.Message):
     TENANT_FIELD_NUMBER: _builtins.int
     ISSUER_FIELD_NUMBER: _builtins.int
     NOTE_FIELD_NUMBER: _builtins.int
+    JSON_FIELD_NUMBER: _builtins.int
     subject: _builtins.str
     """Or all records of this subject,"""
     tenant: _builtins.str
@@ -75,6 +83,10 @@ class EraseRecordsRequest(_message.Message):
     def indexes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """These records, at most 1,000."""
 
+    @_builtins.property
+    def json(self) -> _httpbody_pb2.HttpBody:
+        """What a caller by HTTP sent, whole; takes the place of every other field."""
+
     def __init__(
         self,
         *,
@@ -83,10 +95,11 @@ class EraseRecordsRequest(_message.Message):
         tenant: _builtins.str = ...,
         issuer: _builtins.str = ...,
         note: _builtins.str = ...,
+        json: _httpbody_pb2.HttpBody | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["json", b"json"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["indexes", b"indexes", "issuer", b"issuer", "note", b"note", "subject", b"subject", "tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["indexes", b"indexes", "issuer", b"issuer", "json", b"json", "note", b"note", "subject", b"subject", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -102,6 +115,7 @@ class LookUpPrincipalRequest(_message.Message):
     ISSUER_FIELD_NUMBER: _builtins.int
     SUBJECT_FIELD_NUMBER: _builtins.int
     PSEUDONYM_FIELD_NUMBER: _builtins.int
+    JSON_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
     """Their tenant; needed where several principals share the subject."""
     issuer: _builtins.str
@@ -110,6 +124,10 @@ class LookUpPrincipalRequest(_message.Message):
     """The subject."""
     pseudonym: _builtins.str
     """Or the subject as records show it."""
+    @_builtins.property
+    def json(self) -> _httpbody_pb2.HttpBody:
+        """What a caller by HTTP sent, whole; takes the place of every other field."""
+
     def __init__(
         self,
         *,
@@ -117,10 +135,11 @@ class LookUpPrincipalRequest(_message.Message):
         issuer: _builtins.str = ...,
         subject: _builtins.str = ...,
         pseudonym: _builtins.str = ...,
+        json: _httpbody_pb2.HttpBody | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["json", b"json"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["issuer", b"issuer", "pseudonym", b"pseudonym", "subject", b"subject", "tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["issuer", b"issuer", "json", b"json", "pseudonym", b"pseudonym", "subject", b"subject", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
