@@ -1,5 +1,6 @@
 """Personal data through the front door, with both official SDKs: the provider never sees it."""
 
+import base64
 import json
 import time
 from collections.abc import AsyncIterator
@@ -48,6 +49,9 @@ def guarded(upstream: Upstream, policy: Path, start_suite: Any, topology: str) -
             "WEAVER_CONTENT_POLICY_FILE": str(policy),
             "WEAVER_AUDIT_CAPTURE": "redacted",
             "WEAVER_REQUEST_MAX_TOOLS": "2",
+            "WEAVER_PII_PHONE_REGIONS": "US,DE",
+            "WEAVER_PII_MAX_CHECKS": "1000",
+            "WEAVER_PII_FILES": "documents=block",
         },
     )
 
@@ -135,6 +139,39 @@ async def test_the_provider_never_sees_what_returns_to_the_caller(
             assert time.monotonic() < end, "the policy was not read again"
         assert "[EMAIL_1]" in answer.text
         await _refuses_what_no_request_may_be(client, upstream)
+    await _searches_documents(guarded, upstream)
+
+
+async def _searches_documents(suite: Any, upstream: Upstream) -> None:
+    """Promise: a text document hides nothing, and what cannot be searched does not leave."""
+
+    def file(content: bytes, media_type: str) -> Any:
+        data = f"data:{media_type};base64,{base64.b64encode(content).decode()}"
+        part = {"type": "file", "file": {"filename": "a", "file_data": data}}
+        return [{"role": "user", "content": [part]}]
+
+    text = b"Bob;bob@example.com;(650) 253-0000;030 / 90 18 20\n"
+    async with sdk(suite) as client:
+        await client.chat.completions.create(model="gpt-test", messages=file(text, "text/csv"))
+        sent = json.loads(upstream.requests[-1].body)["messages"][0]["content"][0]["file"]
+        searched = base64.b64decode(sent["file_data"].partition(",")[2])
+        assert searched == b"Bob;[EMAIL_1];[PHONE_1];[PHONE_2]\n"
+        before = len(upstream.requests)
+        for messages, code in (
+            (file(b"%PDF-1.7 bob@example.com", "application/pdf"), "content_blocked"),
+            (file(b" ".join(b"b%d@x.org" % n for n in range(2000)), ""), "content_unsearchable"),
+        ):
+            with pytest.raises(openai.BadRequestError) as refused:
+                await client.chat.completions.create(model="gpt-test", messages=messages)
+            assert refused.value.code == code
+        assert len(upstream.requests) == before
+    async with claude(suite) as other:
+        with pytest.raises(anthropic.BadRequestError, match="checks are allowed"):
+            await other.messages.create(
+                model="gpt-test",
+                max_tokens=100,
+                messages=[{"role": "user", "content": "1 2 3 " * 20_000}],
+            )
 
 
 async def _refuses_what_no_request_may_be(client: Any, upstream: Upstream) -> None:
