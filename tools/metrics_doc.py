@@ -10,7 +10,6 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from unittest.mock import patch
 
@@ -20,7 +19,6 @@ from prometheus_client.metrics_core import Metric
 
 from services.audit.witnesses.metrics import WitnessMetrics
 from services.cli import development, together
-from services.common import run
 from services.common.clock import SystemClock
 from services.common.component import Component
 from services.common.health import Health
@@ -76,18 +74,10 @@ async def components(state: Path) -> dict[str, Component]:
     kept = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
     development.ensure_keys(state)
     environment |= development.defaults(environment, state, state)
-    found: dict[str, Component] = {}
-
-    async def host(component: Component, *rest: object, **more: object) -> object:
-        found[component.name] = component
-        return await run.host(component, *rest, **more)  # type: ignore[arg-type]
-
-    with ExitStack() as stack:
-        stack.enter_context(patch.dict(os.environ, environment | kept, clear=True))
-        stack.enter_context(patch("services.cli.together.host", host))
+    with patch.dict(os.environ, environment | kept, clear=True):
         hosted = await together.start()
         await hosted.stop()
-    return found
+    return {component.name: component for component in hosted.components}
 
 
 def described(registry: CollectorRegistry) -> Iterator[tuple[Metric, tuple[str, ...]]]:

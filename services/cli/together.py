@@ -9,6 +9,7 @@ from services.audit import wiring as audit_wiring
 from services.audit.settings import AuditSettings
 from services.cli.local_services import answer, channel_to
 from services.common import logs
+from services.common.component import Component
 from services.common.run import drain, host, settle_in
 from services.common.settings import load
 from services.gateway.settings import GatewaySettings
@@ -18,11 +19,13 @@ class Hosted(NamedTuple):
     """The four services of this process.
 
     Attributes:
+        components: what is served, audit first.
         drain: ends the calls of the gateway.
         stop: ends them, the gateway first and audit last.
         reload: has each read again what can change while it runs.
     """
 
+    components: tuple[Component, ...]
     drain: Callable[[], Awaitable[None]]
     stop: Callable[[], Awaitable[None]]
     reload: Callable[[], None]
@@ -46,6 +49,7 @@ async def start() -> Hosted:
         )
         everything = stack.pop_all()
     settle_in()
+    components = (audit, *answering.components)
     *others, gateway = (recording, *answering.handles)
     grace_s = gateway_settings.drain_seconds
 
@@ -56,8 +60,8 @@ async def start() -> Hosted:
         await everything.aclose()
 
     def reload() -> None:
-        if audit.reload is not None:
-            audit.reload()
-        answering.reload()
+        for component in components:
+            if component.reload is not None:
+                component.reload()
 
-    return Hosted(partial(drain, (gateway,), grace_s), stop, reload)
+    return Hosted(components, partial(drain, (gateway,), grace_s), stop, reload)
