@@ -247,8 +247,10 @@ async def _may_go_again(
             and now - sent < _NOT_BEGUN_WITHIN_S
         )
     ):
+        outage.tell(now, error)
         return False
     if not outage.passes(now) or now + PAUSE_S >= end:
+        outage.tell(now, error)
         return False
     await asyncio.sleep(PAUSE_S)
     return True

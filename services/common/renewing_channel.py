@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Self, cast
 
 import grpc
+import structlog
 
 from services.common import logs, telemetry
 from services.common.discovery import Discovery
@@ -28,6 +29,9 @@ PATIENCE_S = 5.0
 """For how long calls wait for a neighbour that was just lost: until another is found."""
 PAUSE_S = 0.05
 _OVER_S = 10.0
+_IN_BETWEEN = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.UNKNOWN)
+
+_log = structlog.get_logger()
 
 
 class Outage:
@@ -42,7 +46,7 @@ class Outage:
 
     def __init__(self, connected: Callable[[], bool]) -> None:
         """Start without one."""
-        self._since = self._last = float("-inf")
+        self._since = self._last = self._tell_at = float("-inf")
         self.connected = connected
 
     def passes(self, now: float) -> bool:
@@ -51,6 +55,18 @@ class Outage:
             self._since = now
         self._last = now
         return now - self._since < PATIENCE_S
+
+    def tell(self, now: float, error: grpc.aio.AioRpcError) -> None:
+        """Log what gRPC says of a call that failed in between, once a second at most.
+
+        Its caller only learns that the neighbour cannot be reached.
+        """
+        # What the neighbour itself says comes with details, and is told by whoever handles it.
+        if error.trailing_metadata() or error.code() not in _IN_BETWEEN or now < self._tell_at:
+            return
+        self._tell_at = now + 1
+        said = (error.details() or "")[:300]
+        _log.warning("neighbour_call_failed", code=error.code().name, said=said)
 
 
 class RenewingChannel(grpc.aio.Channel):
