@@ -135,6 +135,9 @@ class Blame:
                     continue
                 self._bad.append(range(index, end))
                 message = f"records {index} to {end - 1} were replaced together with their tiles"
+                if len(self._exchanged) < _MAX_EXCHANGED:
+                    found_at = len(self.report.findings)
+                    self._exchanged.append((found_at, Counter([here]), Counter([there])))
                 self.damage("changed", message, index=index, path=bundle_of(index))
 
     def partial(self, tile: Tile, found: Sequence[bytes], signed: Sequence[bytes]) -> None:
@@ -187,6 +190,7 @@ class Blame:
             if position < len(self.report.findings) and here <= lost and gone <= gained:
                 finding = self.report.findings[position]
                 message = finding.message.replace("is changed", "is reordered")
+                message = message.replace("were replaced", "changed places with others")
                 self.report.findings[position] = replace(finding, kind="reordered", message=message)
 
 

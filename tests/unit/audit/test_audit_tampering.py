@@ -183,6 +183,20 @@ def test_a_tile_that_was_replaced_is_changed_and_named(
     assert found(report)[0] in {"missing", "truncated"}
 
 
+@pytest.mark.parametrize(("size", "one", "other"), [(600, 0, 1), (70_000, 3, 272)])
+def test_bundles_that_changed_places_with_their_tiles_are_reordered(
+    size: int, one: int, other: int
+) -> None:
+    log = MemoryLog(plain_entries(size))
+    for level in (ENTRIES, 0):
+        first, second = Tile(level, one, TILE_WIDTH), Tile(level, other, TILE_WIDTH)
+        log.changed[first.path], log.changed[second.path] = log.read(second), log.read(first)
+    report = check(log)
+    assert {f.kind for f in report.findings if f.verdict == "integrity"} == {"reordered"}
+    assert report.first_bad_index == one * TILE_WIDTH
+    assert report.good_records == size - 2 * TILE_WIDTH
+
+
 @some
 @given(size=sizes, place=places)
 @example(size=70_000, place=0.2)
