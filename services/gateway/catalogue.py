@@ -2,6 +2,8 @@
 
 from collections.abc import Collection, Sequence
 
+import msgspec
+
 from services.common.clock import Clock
 from services.common.errors import NotFound, WeaverError
 from services.gateway.ports import Model, ModelInfo
@@ -27,13 +29,23 @@ class Catalogue:
         self._patterns: list[ModelInfo] = []
         self._read = float("-inf")
 
-    async def models(self, roles: Collection[str]) -> Sequence[ModelInfo]:
+    async def models(self, roles: Collection[str], named: str = "") -> Sequence[ModelInfo]:
         """Return every public model that a caller with these roles may use, patterns left out.
+
+        Args:
+            roles: the caller's.
+            named: this model alone; one that a pattern stands for is under its own name.
 
         Raises:
             Unavailable: the model service cannot be reached and never could.
         """
         await self._renew()
+        if named:
+            exact = self._models.get(named)
+            one = exact or self._matching(named)
+            if one is None or (one is exact and one.pattern) or not _may_use(one, roles):
+                return ()
+            return (msgspec.structs.replace(one, id=named, pattern=False),)
         return [
             model for model in self._models.values() if not model.pattern and _may_use(model, roles)
         ]

@@ -141,8 +141,8 @@ class Pipeline:
         """Return what a principal's roles allow."""
         return self._authorizer.of(principal)
 
-    async def models(self, header: Callable[[str], str]) -> Sequence[ModelInfo]:
-        """Return the models that the caller may use.
+    async def models(self, header: Callable[[str], str], named: str = "") -> Sequence[ModelInfo]:
+        """Return the models that the caller may use; of `named` that one, if they may.
 
         Raises:
             Unauthenticated: no credential, or not a good one.
@@ -151,7 +151,7 @@ class Pipeline:
         """
         principal = await self.authenticate(header)
         permissions = self._authorizer.require(principal, LISTING)
-        models = await self._catalogue.models(principal.roles)
+        models = await self._catalogue.models(principal.roles, named)
         visible = [model for model in models if permissions.may_see(model.id)]
         return [model for model in visible if principal.may_use(model.id)]
 

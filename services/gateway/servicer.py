@@ -172,10 +172,9 @@ class GatewayServicer(gateway_service_pb2_grpc.GatewayServiceServicer):
         header = http.request_headers(context)
         vendor = anthropic if header(ANTHROPIC_VERSION) else openai
         with ShapedErrors(context, vendor.error_body):
-            for model in await self._pipeline.models(header):
-                if model.id == request.id:
-                    data = msgspec.json.encode(vendor.model_json(model))
-                    return httpbody_pb2.HttpBody(content_type=JSON, data=data)
+            for model in await self._pipeline.models(header, request.id):
+                data = msgspec.json.encode(vendor.model_json(model))
+                return httpbody_pb2.HttpBody(content_type=JSON, data=data)
             raise unknown_model(request.id)
 
     async def ChatCompletions(  # type: ignore[override] # see interceptors.chain

@@ -56,6 +56,27 @@ async def test_a_pattern_stands_for_names_the_most_exact_first() -> None:
             await catalogue.find(name, [role])
 
 
+@pytest.mark.parametrize(
+    ("name", "role", "ids"),
+    [
+        ("plain", "user", ["plain"]),
+        ("secret", "user", []),
+        ("local/llama-big", "user", ["local/llama-big"]),
+        ("local/llama", "research", ["local/llama"]),
+        ("local/llama", "user", []),
+        ("local/*", "research", []),
+        ("other", "user", []),
+    ],
+)
+async def test_one_model_is_told_of_under_its_name_also_where_a_pattern_stands_for_it(
+    name: str, role: str, ids: list[str]
+) -> None:
+    models = await Catalogue(Listed(), StillClock()).models([role], name)
+
+    assert [model.id for model in models] == ids
+    assert not any(model.pattern for model in models)
+
+
 async def test_the_last_list_serves_while_nobody_renews_it() -> None:
     clock, model = StillClock(), Listed()
     catalogue = Catalogue(model, clock)
