@@ -32,7 +32,13 @@ from services.common.settings import SettingsError
 
 BAD, UNKNOWN, USAGE = 1, 2, 2
 
-_COLOURS = {"good": "green", "warning": "yellow", "bad": "bold red", "unknown": "magenta"}
+_COLOURS = {
+    "good": "green",
+    "note": "cyan",
+    "warning": "yellow",
+    "bad": "bold red",
+    "unknown": "magenta",
+}
 
 app = typer.Typer()
 
@@ -80,7 +86,7 @@ def doctor_command(  # noqa: PLR0913, PLR0917 - each is an option
         "store": store.examine,
         "log": lambda: [log.verification(around)],
         "disk": lambda: [log.room(around)],
-        "backups": lambda: upkeep.copies(around),
+        "backups": lambda: upkeep.copies(around, production=production),
         "telemetry": lambda: serving.telemetry(around),
         "settings": lambda: upkeep.settings(production=production),
     }

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-State = Literal["good", "warning", "bad", "unknown"]
+State = Literal["good", "note", "warning", "bad", "unknown"]
 
 
 @dataclass(frozen=True)
@@ -13,7 +13,7 @@ class Finding:
     Attributes:
         check: which examination: `certificates`.
         state: `bad` wants somebody now; `warning` wants somebody soon; `unknown` could not be
-            looked at from here.
+            looked at from here; `note` wants nobody here, and would in production.
         what: what was seen.
         act: what to do about it; empty where nothing.
         page: the page that says more, below docs/operations.

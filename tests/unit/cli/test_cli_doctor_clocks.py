@@ -78,12 +78,24 @@ def told(tmp_path: Path, keys: float, drill: float) -> dict[str, list[Sample]]:
 
 def test_what_operators_owe_is_named_with_the_command_that_does_it(tmp_path: Path) -> None:
     old = time.time() - 30 * 3_600
-    found = {f.what: f for f in upkeep.copies(around(tmp_path, told(tmp_path, old, 0.0)))}
+    place = around(tmp_path, told(tmp_path, old, 0.0))
+    found = {f.what: f for f in upkeep.copies(place, production=True)}
     assert found["the last archive of the log is 60.0 seconds old"].state == "good"
     states = {finding.act.split(" --")[0]: finding.state for finding in found.values()}
     assert states["weaver backup keys"] == "bad"
     assert states["weaver backup redis"] == "unknown"
     assert states["weaver backup drill"] == "bad"
+
+
+@pytest.mark.parametrize(("kind", "owed"), [("development", False), ("staging", True)])
+def test_development_owes_no_backup(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, owed: bool
+) -> None:
+    monkeypatch.setenv("ENVIRONMENT", kind)
+    place = around(tmp_path, told(tmp_path, 0.0, 0.0))
+    states = [finding.state for finding in upkeep.copies(place, production=False)]
+    assert ("bad" in states, "note" in states) == (owed, not owed)
+    assert states[0] == "good"
 
 
 def test_what_stands_beside_the_log_counts_when_it_is_newer(tmp_path: Path) -> None:
