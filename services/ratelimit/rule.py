@@ -7,7 +7,7 @@ or of a token where a bucket refills slowly, else whole units.
 
 import enum
 from fnmatch import fnmatchcase
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Literal
 
 import msgspec
@@ -199,8 +199,14 @@ class RuleSet(msgspec.Struct, frozen=True, dict=True):
         )
 
 
+@lru_cache(maxsize=1024)
+def _glob(pattern: str) -> str:
+    """Return a pattern in which `*` alone is special, also to `fnmatch`."""
+    return pattern.replace("[", "[[]").replace("?", "[?]")
+
+
 def _among(patterns: tuple[str, ...], values: tuple[str, ...]) -> bool:
     """Say whether any value fits any pattern; no patterns means no condition."""
     return not patterns or any(
-        fnmatchcase(value, pattern) for value in values for pattern in patterns
+        fnmatchcase(value, _glob(pattern)) for value in values for pattern in patterns
     )

@@ -136,6 +136,23 @@ def test_files_and_policies_have_a_size() -> None:
         parse(f"version: 1\nenvoy:\n{many}".encode())
 
 
+@pytest.mark.parametrize(
+    ("pattern", "model", "fits"),
+    [
+        ("tuned[eu]", "tuned[eu]", True),
+        ("tuned[eu]", "tunede", False),
+        ("a?c", "a?c", True),
+        ("a?c", "abc", False),
+        ("[*]-x", "[anything]-x", True),
+        ("*", "", True),
+    ],
+)
+def test_nothing_but_the_star_is_special_in_a_pattern(pattern: str, model: str, fits: bool) -> None:
+    text = f'version: 1\nrules: [{{name: a, limit: 1, per: day, match: {{models: ["{pattern}"]}}}}]'
+    (rule,) = parse(text.encode()).rules
+    assert rule.matches("t", "s", (), model) is fits
+
+
 def test_of_rules_with_one_name_the_first_that_matches_applies_and_the_environments_is_last() -> (
     None
 ):
