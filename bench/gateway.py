@@ -234,7 +234,8 @@ async def _cost(answer: Any, case: str, token: str, at_once: int, seconds: float
         nonlocal answered
         while time.perf_counter() < end:
             logs.request_id.set("18c7f5c9-8460-4542-9588-8327d300712a")
-            await answer(request, Context(metadata))
+            last = await answer(request, Context(metadata))
+            assert b'"choices"' in last.data or b"[DONE]" in last.data, last  # noqa: S101
             answered += 1
 
     end = time.perf_counter() + 0.3
