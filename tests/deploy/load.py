@@ -5,11 +5,14 @@ import ssl
 import threading
 import time
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import httpx
 
-CALL = {"model": "gpt-4", "messages": [{"role": "user", "content": "Is all well?"}]}
+CALL: dict[str, Any] = {
+    "model": "stub-model",
+    "messages": [{"role": "user", "content": "Is all well?"}],
+}
 
 
 class Load:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import ssl
 import subprocess
@@ -22,6 +23,8 @@ from tests.deploy.load import CALL, Load
 URL = f"https://localhost:{PORT}"
 SECRETS = PLACE / "secrets"
 CA = SECRETS / "ca" / "ca.pem"
+ANSWER = f"You said: {CALL['messages'][0]['content']}"
+IMAGES = "localhost/weaver-ai"
 pytestmark = pytest.mark.timeout(600)
 
 
@@ -64,6 +67,9 @@ def variables() -> dict[str, str]:
         "WEAVER_BIND": "127.0.0.1",
         "WEAVER_PORT": str(PORT),
         "WEAVER_MODEL_ENDPOINT": "http://provider:9000/v1",
+        # As the end-to-end tests call it; the provider beside us takes any name.
+        "WEAVER_MODEL_NAME": "stub-model",
+        "WEAVER_AUTH_MODE": "jwt,api_key",
         "WEAVER_RATELIMIT_RPS": "100000",
         "WEAVER_RATELIMIT_BURST": "100000",
         "WEAVER_TELEMETRY_ENABLED": "false",
@@ -131,11 +137,56 @@ def test_the_official_client_is_answered_whole_and_streamed(engine: Engine) -> N
     question: Any = CALL["messages"]
     with openai.DefaultHttpxClient(verify=trust) as transport:
         vendor = openai.OpenAI(base_url=f"{URL}/v1", api_key=token("user"), http_client=transport)
-        whole = vendor.chat.completions.create(model="gpt-4", messages=question)
-        assert whole.choices[0].message.content == "All is well."
-        chunks: Any = vendor.chat.completions.create(model="gpt-4", messages=question, stream=True)
+        model: str = CALL["model"]
+        whole = vendor.chat.completions.create(model=model, messages=question)
+        assert whole.choices[0].message.content == ANSWER
+        chunks: Any = vendor.chat.completions.create(model=model, messages=question, stream=True)
         text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
-    assert text == "All is well."
+    assert text == ANSWER
+
+
+def test_the_end_to_end_tests_of_the_official_client_pass_through_it(engine: Engine) -> None:
+    until_well()
+    told = {"WEAVER_E2E_URL": URL, "WEAVER_E2E_CA": str(CA), "WEAVER_E2E_API_KEY": token("user")}
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    # All but the one that starts a suite with limits of its own.
+    command += ["tests/e2e/test_e2e_openai_sdk.py", "-k", "not too_many_requests"]
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        env={**os.environ, **told},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+    assert re.search(r"[1-9]\d* passed", done.stdout), done.stdout
+
+
+def test_a_managed_key_lets_in_until_it_is_revoked(engine: Engine) -> None:
+    made = weaver(engine, "apikeys", "create", "--owner", "trial", "--json")
+    key = json.loads(made)
+    held = {"authorization": f"Bearer {key['key']}"}
+    with client() as asked:
+        for _ in range(6):  # Each gateway, one way or the other.
+            assert asked.post("/v1/chat/completions", json=CALL, headers=held).status_code == 200
+        weaver(engine, "apikeys", "disable", key["id"])
+        end = time.monotonic() + 10
+        refused = 0
+        while refused < 6 and time.monotonic() < end:
+            status = asked.post("/v1/chat/completions", json=CALL, headers=held).status_code
+            refused = refused + 1 if status == 401 else 0
+            time.sleep(0.05)
+    assert refused == 6
+
+
+def weaver(engine: Engine, *arguments: str) -> str:
+    """Run the command line in a container of its own, as an operator of the deployment does."""
+    command = ["podman", "run", "--rm", "--network", "host", "--read-only", "--tmpfs", "/tmp"]  # noqa: S108 - the container's
+    command += ["--user", "0:0", "-e", f"WEAVER_API_KEY={token('admin')}"]
+    command += ["-v", f"{CA}:/tls/ca.pem:ro", "-e", "WEAVER_TLS_DIR=/tls"]
+    return engine.run(*command, f"{IMAGES}/cli:trial", *arguments, "--url", URL).stdout
 
 
 def test_a_call_is_in_the_signed_log_with_a_receipt(engine: Engine) -> None:

@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -144,15 +145,41 @@ def wait_until(condition: Callable[[], object], seconds: float = 5.0) -> None:
         time.sleep(0.02)
 
 
-@pytest.fixture(scope="session", params=["up", "separate"])
+@dataclass(frozen=True)
+class Deployed:
+    """A suite that runs elsewhere, as the environment names it: tests that share one try it.
+
+    Attributes:
+        url: the front door (`WEAVER_E2E_URL`).
+        ca: what clients must trust (`WEAVER_E2E_CA`).
+        api_key: a key or token (`WEAVER_E2E_API_KEY`).
+    """
+
+    url: str
+    ca: Path
+    api_key: str
+
+
+def deployed() -> Deployed | None:
+    """Return the suite that the environment names; None where tests start their own."""
+    url, told = os.environ.get("WEAVER_E2E_URL"), os.environ
+    if not url:
+        return None
+    return Deployed(url, Path(told["WEAVER_E2E_CA"]), told["WEAVER_E2E_API_KEY"])
+
+
+@pytest.fixture(scope="session", params=["up", "separate"] if deployed() is None else ["deployed"])
 def topology(request: pytest.FixtureRequest) -> str:
     """How the services are spread over processes; every test runs with both."""
     return str(request.param)
 
 
 @pytest.fixture(scope="session")
-def suite(topology: str) -> Iterator[RunningSuite]:
+def suite(topology: str) -> Iterator[RunningSuite | Deployed]:
     """A suite that tests share; its limits are out of their way."""
+    if (elsewhere := deployed()) is not None:
+        yield elsewhere
+        return
     running = RunningSuite(
         topology, {"WEAVER_RATELIMIT_RPS": "5000", "WEAVER_RATELIMIT_BURST": "10000"}
     )

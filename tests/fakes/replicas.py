@@ -56,7 +56,7 @@ class Replicas:
             **{name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ},
             "WEAVER_STATE_DIR": str(place / "state"),
             "WEAVER_MODEL_PROVIDER": "stub",
-            "WEAVER_MODEL_NAME": "gpt-4",
+            "WEAVER_MODEL_NAME": "stub-model",
             "WEAVER_AUTH_MODE": "api_key",
             "WEAVER_ALLOWED_API_KEYS": KEY,
             "WEAVER_RATELIMIT_RPS": "100000",
