@@ -1,6 +1,7 @@
 """Paths and headers that are meant to be read in one way here and in another behind."""
 
 import asyncio
+import contextlib
 import ssl
 from collections.abc import Sequence
 
@@ -77,7 +78,9 @@ async def answers(edge: Edge, requests: Sequence[bytes]) -> list[int]:
                 line = await reader.readline()
             return int(line.split()[1]) if line else 0
         finally:
-            writer.close()
+            writer.transport.abort()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
 
     return await asyncio.gather(*map(one, requests))
 

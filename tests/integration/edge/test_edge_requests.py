@@ -159,6 +159,17 @@ async def test_identity_from_outside_is_stripped(
     assert seen["x-weaver-client-address"] == "127.0.0.1"
 
 
+async def test_who_wants_another_protocol_is_answered_in_this_one(
+    edge: Edge, gateway: ScriptedGateway
+) -> None:
+    upgrade = {"connection": "upgrade", "upgrade": "websocket", "sec-websocket-version": "13"}
+    async with edge.client("h1") as client:
+        got = await client.get("/health", headers=upgrade)
+        posted = await client.post(CHAT, content=b"{}", headers=upgrade)
+    assert (got.status_code, posted.status_code) == (200, 200)
+    assert [call.method for call in gateway.calls] == ["Health", "ChatCompletions"]
+
+
 async def test_header_names_with_underscores_are_dropped(
     client: httpx.AsyncClient, gateway: ScriptedGateway
 ) -> None:
