@@ -99,7 +99,10 @@ class GatewaySettings(
         ge=10,
         le=60_000,
         validation_alias="WEAVER_RATELIMIT_TIMEOUT_MS",
-        description="How long the limiter may take to decide, in milliseconds.",
+        description=(
+            "How long the limiter may take to decide, in milliseconds; while none can be reached, "
+            "as in a restart, calls wait up to five seconds more."
+        ),
     )
     reservation_ms: int = Field(
         60_000,
