@@ -21,7 +21,10 @@ from services.gateway.text_encodings import declares_text, file_kind, is_file, l
 
 FILES: Final = ("audio", "documents", "images", "video")
 """What cannot be searched, as policies name it."""
-TRIGGER: Final = rb'(?i:data:[a-z]{0,16}[/;,\\])|"(?:(?:file_)?data|blob)"[ \t\r\n]*:[ \t\r\n]*"'
+TRIGGER: Final = (
+    rb"(?i:data: {0,4}[a-z]{0,16} {0,4}[/;,\\])"
+    rb'|"(?:(?:file_)?data|blob)(?:"[ \t\r\n]*:[ \t\r\n]*"|\\{1,15}")'
+)
 """What of a raw body calls for a closer look, for a scanner; names spelled with escapes beside."""
 _GATE: Final = re2.compile(TRIGGER + rb"|\\u00")
 _MARK: Final = re.compile(rb'["{}\[\]]')
@@ -58,6 +61,7 @@ class Attachment(NamedTuple):
         content: the content itself; None when it cannot be decoded.
         media_type: as declared, with parameters; None when nothing is declared.
         percent: whether it is written with percent signs rather than in base64.
+        json: whether it is JSON as it stands, which may carry something in its turn.
     """
 
     start: int
@@ -66,6 +70,7 @@ class Attachment(NamedTuple):
     content: bytes | None
     media_type: str | None
     percent: bool
+    json: bool = False
 
     @property
     def is_text(self) -> bool:
@@ -89,6 +94,8 @@ class Attachment(NamedTuple):
 
     def encoded(self, content: bytes) -> str:
         """Return it with another content."""
+        if self.json:
+            return content.decode("utf-8", "surrogatepass")
         text = quote_from_bytes(content) if self.percent else base64.b64encode(content).decode()
         return self.before + text
 
@@ -215,6 +222,11 @@ def _carrier(
             yield Carrier(start, end, "", (file,))
             return
     text = _text(body[start:end])
+    inner = text.encode("utf-8", "surrogatepass") if text[:1] in {"{", "["} else b""
+    if inner and is_json(inner):
+        nested = Attachment(0, len(text), "", inner, "application/json", percent=False, json=True)
+        yield Carrier(start, end, text, (nested,))
+        return
     url = _WHOLE.match(text)
     if url is not None:
         carried: tuple[Attachment, ...] = (_from_url(0, len(text), url[1], url[2], text),)

@@ -57,5 +57,7 @@ def _references(value: Any, path: str, around: str) -> Iterator[tuple[str, str]]
         if own is not None and isinstance(item, str):
             if (kind or name != "url") and item.lstrip()[:5].lower() != "data:":
                 yield kind or own, inner
+        elif name == "file_ids" and item:
+            yield "documents", inner
         elif isinstance(item, list | dict) and (name not in _OWN or not path):
             yield from _references(item, inner, kind if name == "source" else own or "")

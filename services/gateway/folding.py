@@ -31,9 +31,9 @@ _LOOKALIKE: Final = (
     rb"|\xe0[\xa5\xa7\xa9\xab\xad\xaf\xb1\xb3\xb5\xb7\xb9\xbb\xbc][\xa6-\xaf]"
     rb"|\xf0\x9d[\x90-\x9f][\x80-\xbf]"
 )
-# Between digits only: prose is full of dashes and of spaces that do not break.
+# Behind digits and their brackets only: prose is full of dashes and of spaces that do not break.
 _BETWEEN_DIGITS: Final = (
-    rb"[0-9](?:\xc2[\xa0\xb7]|\xe2\x80[\x80-\x95\xa2\xa4\xa7\xaf]|\xe2\x81[\x84\x9f]|\xe2\x88[\x92\x95]"
+    rb"[0-9)](?:\xc2[\xa0\xb7]|\xe2\x80[\x80-\x95\xa2\xa4\xa7\xaf]|\xe2\x81[\x84\x9f]|\xe2\x88[\x92\x95]"
     rb"|\xe3\x80\x80)"
 )
 # Escapes of letters that no detector looks for are only letters.
@@ -83,11 +83,12 @@ class Shadow:
     def __init__(self, raw: bytes, effort: Effort | None = None) -> None:
         """See the class."""
         self._effort = effort
-        data = unescaped(raw)
+        # One byte is looked for far faster than two, and where no code stood none comes up.
+        codes = b"\\" in raw and b"\\u" in raw
+        data = unescaped(raw, codes=codes)
         self._shadow_at: list[int] = []
         self._raw_at: list[int] = []
-        # One byte is looked for far faster than two.
-        plain = data.isascii() and (b"\\" not in data or b"\\u" not in data)
+        plain = data.isascii() and not (codes and b"\\u" in data)
         self.data = data if plain else self._folded(data)
 
     def at(self, position: int) -> int:
@@ -117,14 +118,19 @@ class Shadow:
         return b"".join([*pieces, data[done:]]) if pieces else data
 
 
-def unescaped(raw: bytes) -> bytes:
-    """Return a text with its commonest escapes seen through; each byte keeps its place."""
+def unescaped(raw: bytes, *, codes: bool = True) -> bytes:
+    """Return a text with its commonest escapes seen through; each byte keeps its place.
+
+    Args:
+        raw: the text.
+        codes: whether escapes with a code may stand in it.
+    """
     if b"\\" not in raw:
         return raw
     data = raw
     for escape, plain in _ESCAPES:
         data = data.replace(escape, plain)
-    return _OTHER_ESCAPE.sub(_OTHER_LETTER, data) if b"\\u" in data else data
+    return _OTHER_ESCAPE.sub(_OTHER_LETTER, data) if codes and b"\\u" in data else data
 
 
 def plain_text(shadow: bytes) -> bytes:

@@ -16,6 +16,7 @@ import re2
 
 from services.common.errors import InvalidArgument
 from services.gateway.body import wrong
+from services.gateway.effort import MOST_CHECKS, Effort
 from services.gateway.folding import Shadow, plain_text
 from services.gateway.json_places import place
 from services.gateway.urls import URLRules, host
@@ -207,7 +208,7 @@ def _references(value: Any, path: str) -> Iterator[tuple[str, str]]:  # noqa: AN
 
 
 def _check_links(body: bytes, rules: URLRules) -> None:
-    shadow = Shadow(body)
+    shadow = Shadow(body, Effort(MOST_CHECKS))
     for match in _URL.finditer(shadow.data):
         problem = rules.host_problem(host(plain_text(match.group()).decode("utf-8", "replace")))
         if problem:

@@ -4,18 +4,20 @@ import re
 from collections.abc import Callable
 from typing import Final
 
+from services.gateway.json_outline import Standing
+
 # In JSON that stands in a string, white space is escaped.
 _SPACE: Final = rb"(?:[ \t\r\n]|\\++[nrt])*+"
 _BEHIND: Final = re.compile(rb"(?:[\[,:]|\\++u00(?:5[bB]|2[cC]|3[aA]))%b$" % _SPACE)
 _MEMBER: Final = re.compile(rb'(\\*")%b:%b$' % (_SPACE, _SPACE))
-_NUMBER_END: Final = re.compile(rb"(?:\.0+)?(?=%b[,\]}]|\\)" % _SPACE)
+_NUMBER_END: Final = re.compile(rb"(?:\.0+)?(?=%b[,\]}])" % _SPACE)
 _DATA: Final = re.compile(rb"(?:\A|[\r\n])data:")
 REACH: Final = 256
 """So many bytes before a number say whether it is a value."""
 
 
 def number_in_json(
-    text: bytes, start: int, end: int, value: bytes, quotes: Callable[[int], bytes | None]
+    text: bytes, start: int, end: int, value: bytes, quotes: Callable[[int], Standing]
 ) -> tuple[int, int, bytes] | None:
     """Return where a number is that is a value of JSON, and the quotes that fit; else None."""
     if not value.isdigit() or not text[start : start + 1].isdigit():
@@ -25,16 +27,18 @@ def number_in_json(
     least = max(0, first - REACH)
     if after is None or _BEHIND.search(text, least, first) is None:
         return None
-    quote = quotes(first)
+    quote, escapes = quotes(first)
     if quote is None:
-        # In a text that only quotes JSON, what the name stands in.
+        # In a text that only quotes JSON, what the name stands in; not the quote before the text.
         member = _MEMBER.search(text, least, first)
-        quote = None if member is None else member[1]
+        if member is not None and len(member[1]) > escapes:
+            quote = member[1]
     return None if quote is None else (first, after.end(), quote)
 
 
-def nowhere(_: int) -> None:
+def nowhere(_: int) -> Standing:
     """Say that no value stands there."""
+    return None, 0
 
 
 def begin_of_json(body: bytes) -> int:

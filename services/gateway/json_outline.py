@@ -33,6 +33,10 @@ _BEGIN: Final = frozenset((b"", b"{", b"[", b'"'))
 _VALUE, _FIRST_ITEM, _FIRST_NAME, _NAME, _COLON, _NEXT, _STRANGE = range(7)
 
 
+Standing = tuple[bytes | None, int]
+"""The quotes of a text that stood at a place as a value, or None; the least escapes of a quote."""
+
+
 class Outline:
     """Follows one text from its beginning.
 
@@ -64,6 +68,17 @@ class Outline:
         at = 0
         while at < len(text) and self._state != _STRANGE:
             at = self._through_string(text, at) if self._string else self._token(text, at)
+
+    @property
+    def standing(self) -> Standing:
+        """The quotes that fit here, and how many backslashes they have at least."""
+        return self.quotes(), self.escapes()
+
+    def escapes(self) -> int:
+        """Return how many backslashes a quote within has at least."""
+        if self._state == _STRANGE or not self._string:
+            return 0
+        return 1 + (0 if self._inner is None else 2 * self._inner.escapes())
 
     def quotes(self) -> bytes | None:
         """Return the quotes of a text that stood here as a value; None where no value may stand."""
@@ -175,14 +190,14 @@ class Followed:
             return
         self._ahead.append(piece)
 
-    def quotes(self, piece: bytes) -> bytes | None:
-        """Return the quotes of a value behind a piece, of which the rest is still to come."""
+    def standing(self, piece: bytes) -> Standing:
+        """Return what may stand behind a piece, of which the rest is still to come."""
         outline = self._outline
         if outline is None:
-            return None
+            return None, 0
         self._ahead.append(piece)
         outline.follow(b"".join(self._ahead))
         self._ahead.clear()
         if outline.strange:
             self._outline = None
-        return outline.quotes()
+        return outline.standing

@@ -51,6 +51,7 @@ WORDS: Final = (
     b"telephone|phone|tel|mobile|cellphone|cellular|cell|fax|whatsapp|sms|telefon|telefax|handy|mobil"
     b"|mobilfunk|t\xc3\xa9l\xc3\xa9phone|t\xc3\xa9l|portable|tel\xc3\xa9fono|telefono|m\xc3\xb3vil|celular"
     b"|telefone|telem\xc3\xb3vel|cellulare|telefoon|mobiel|gsm|puhelin"
+    b"|rufnummer|dial|call(?: me| us| him| her| them)?"
 )
 """What says that a telephone number follows."""
 _GAP: Final = (
@@ -65,7 +66,8 @@ _VALUE: Final = re.compile(
     rb"([0-9](?:[ ().\x2f-]{0,2}[0-9]){6,14})(?![0-9A-Za-z_])"
 )
 UNFINISHED: Final = (
-    rb"\b(?i:" + WORDS + rb")(?i:[ _-]?[a-z\xc2\xb0]{0,7}" + _GAP + rb")[0-9 ().\x2f-]{0,32}"
+    rb"\b(?i:" + WORDS + rb")(?i:[ _-]?[a-z\x80-\xff]{0,12}[\x22'\\\x01 :=#.(a-z\x80-\xff]{0,24})"
+    rb"[0-9 ().\x2f\x80-\xff-]{0,48}"
 )
 """How a text can end whose next piece makes it a named number."""
 RUNS: Final = (
@@ -171,7 +173,8 @@ class NationalPhones:
             if len(digits) < LEAST_DIGITS:
                 return None
             if self.holds(digits, _ANY_STYLE, named=True):
-                return "PHONE", start, end
+                bracket = text[start - 1 : start] == b"(" and b")" in text[start:end]
+                return "PHONE", start - bracket, end
             # What follows behind a separator may be another number.
             group = len(text[start:end].rstrip(b"0123456789"))
             if group == 0:

@@ -25,7 +25,7 @@ from services.gateway.content_errors import DEEPEST, ContentRefused, Unsearchabl
 from services.gateway.effort import Effort, TooMuchToCheck
 from services.gateway.file_references import references
 from services.gateway.json_numbers import REACH, begin_of_json, nowhere, number_in_json
-from services.gateway.json_outline import Followed, Outline
+from services.gateway.json_outline import Followed, Outline, Standing
 from services.gateway.json_places import Literals, place
 from services.gateway.log_probabilities import BAD_GATEWAY, without_logprobs
 from services.gateway.personal_data import TYPES, Find
@@ -135,7 +135,12 @@ class Redactor:
             if one.content is None or depth == DEEPEST:
                 raise Unsearchable(place(body, carrier.start), nested=one.content is not None)
             try:
-                content = self._document(one.content, one.media_type, depth + 1)
+                # JSON in a string is searched with the body; only what it carries is not.
+                content = (
+                    self._unpacked(one.content, depth + 1)
+                    if one.json
+                    else self._document(one.content, one.media_type, depth + 1)
+                )
             except ContentRefused as refused:
                 raise ContentRefused(refused.what, place(body, carrier.start)) from None
             except Unsearchable as unsearchable:
@@ -207,10 +212,10 @@ class Redactor:
         """
         taken = 0
 
-        def quotes(place: int) -> bytes | None:
+        def quotes(place: int) -> Standing:
             nonlocal taken
             begin, taken = taken, place - len(before)
-            return followed.quotes(raw[begin:taken])
+            return followed.standing(raw[begin:taken])
 
         redacted = raw
         if self.detector.suspicious(raw):
@@ -241,7 +246,7 @@ class Redactor:
         raw: bytes,
         before: bytes,
         after: bytes,
-        quotes: Callable[[int], bytes | None],
+        quotes: Callable[[int], Standing],
         *,
         blocks: bool = False,
     ) -> bytes:
@@ -270,11 +275,11 @@ class Redactor:
         outline = Outline(self._effort)
         followed = begin_of_json(body)
 
-        def quotes(place: int) -> bytes | None:
+        def quotes(place: int) -> Standing:
             nonlocal followed
             outline.follow(body[followed:place])
             followed = max(followed, place)
-            return outline.quotes()
+            return outline.standing
 
         return self._replace(body, b"", b"", quotes, blocks=prompt)
 

@@ -45,8 +45,16 @@ _BEGUN: Final = (
     rb"|\b(?i:%b)[\\\x22' ]{0,6}[=:]?[\\\x22' ]{0,6}\S*"
     rb"|P[A-Z<][A-Z]{3}[A-Z<]*\s*[A-Z0-9<]*)" % (NAMES, WIDEST_GAP, _FIRST_WORDS, SECRET_NAMES)
 )
-_UNFINISHED: Final = re2.compile(_BEGUN + rb"\z", latin_1())
-_UNFINISHED_PHONES: Final = re2.compile(rb"(?:%b|%b)\z" % (UNFINISHED, _BEGUN), latin_1())
+
+
+def _ending(begun: bytes) -> re2._Regexp:
+    """Return what finds one at the end of a text; a letter may be written as its code."""
+    letters = re.sub(rb"\xc3[\x80-\xbf]", lambda found: rb"(?:%b|\x01{6})" % found[0], begun)
+    return re2.compile(rb"(?:%b)\z" % letters, latin_1())
+
+
+_UNFINISHED: Final = _ending(_BEGUN)
+_UNFINISHED_PHONES: Final = _ending(UNFINISHED + b"|" + _BEGUN)
 # The same for what can be much longer.
 _TOKEN: Final = re.compile(rb"\beyJ[A-Za-z0-9_.-]*+$")
 _PRIVATE_KEY: Final = re.compile(
@@ -56,7 +64,8 @@ _PRIVATE_KEY: Final = re.compile(
 # A placeholder that is not complete, or none yet.
 _PLACEHOLDER: Final = re.compile(rb"\[(?:[A-Z][A-Z_]{0,15}(?:_[0-9]{0,9})?)?$")
 _LONGEST_PLACEHOLDER: Final = 28
-_ESCAPE: Final = re.compile(rb"\\u[0-9a-fA-F]{4}")
+# Also one that is cut, at the end.
+_ESCAPE: Final = re.compile(rb"\\u(?:[0-9a-fA-F]{4}|[0-9a-fA-F]{0,3}\Z)")
 _NO_LETTER: Final = b"\x01" * 6
 _CUT_ESCAPE: Final = re.compile(rb"\\+(?:u[0-9a-fA-F]{0,3})?$")
 

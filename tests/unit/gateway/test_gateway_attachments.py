@@ -76,6 +76,24 @@ def test_text_is_searched_in_every_part_that_carries_a_file() -> None:
     assert content_of(again) == HIDDEN
 
 
+@pytest.mark.parametrize("indent", [None, 1])
+def test_json_in_strings_carries_nothing_past(indent: int | None) -> None:
+    value: Any = {"source": {"type": "base64", "media_type": "text/plain", "data": b64(TEXT)}}
+    for _ in range(2):
+        value = {"arguments": json.dumps(value, indent=indent)}
+    found = json.loads(Redactor().prompt(json.dumps(value).encode()))
+    for _ in range(2):
+        found = json.loads(found["arguments"])
+    assert content_of(found["source"]["data"]) == HIDDEN
+    clean = json.dumps({"arguments": '{"data": "hello", "x": "\\u00e9"}'}).encode()
+    assert Redactor().prompt(clean) is clean
+
+
+def test_blanks_in_a_url_hide_nothing() -> None:
+    said = part(sent({"image_url": f"data: text/plain ;base64 , {b64(TEXT)}"}))
+    assert content_of(said["image_url"]) == HIDDEN
+
+
 @pytest.mark.parametrize(
     "spelled",
     [
@@ -239,6 +257,7 @@ BLOCKED: list[tuple[str, Any, str]] = [
         {"source": {"type": "base64", "media_type": "application/pdf", "data": b64(PDF)}},
         ".data",
     ),
+    ("documents", {"type": "x", "container": {"file_ids": ["file-1"]}}, ".file_ids"),
     ("images", {"type": "image_url", "image_url": {"url": url(PNG, "image/png")}}, ".url"),
     ("images", {"type": "image_url", "image_url": {"url": "https://example.com/a"}}, ".url"),
     ("images", {"type": "input_image", "file_id": "file-1"}, ".file_id"),

@@ -31,6 +31,8 @@ PROSE = [
     f"[{CARD} is mine]",
     f'{{"text": "see [{CARD}, 2] and (1, {CARD}) there"}}',
     f"[1, 2, {CARD}",
+    f": {CARD}, they said",
+    f'{{"a": ": {CARD}, b", "c": "{{\\"d\\": \\": {CARD}, e"}}',
     f"[1 2, {CARD}]",
     f'{{"a" {CARD}, "b": {CARD}}}',
     f"[tru, {CARD}]",

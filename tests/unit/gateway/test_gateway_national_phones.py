@@ -88,6 +88,11 @@ def test_a_regions_own_form_is_found(region: str, kind: int) -> None:
         ('{"mobile_number":6502530000}', '{"mobile_number":"[PHONE_1]"}'),
         ("phone number is 6502530000.", "phone number is [PHONE_1]."),
         ("Tel. 030901820", "Tel. [PHONE_1]"),
+        ("call me at 6502530000", "call me at [PHONE_1]"),
+        ("(650)\u00a0253\u20130000", "[PHONE_1]"),
+        ("\uff0806\uff09", "\uff0806\uff09"),
+        ("\uff16\uff15\uff10-253-0000", "[PHONE_1]"),
+        ("650\u200b-253-00\u200d00", "[PHONE_1]"),
         ("tel 020\u00a07031\u20113000", "tel [PHONE_1]"),
         ("+1 650 253 0000 and 001 650 253 0000", "[PHONE_1] and [PHONE_2]"),
         ("card 4111 1111 1111 1111", "card [CARD_1]"),
@@ -102,6 +107,7 @@ def test_numbers_are_found_as_people_write_them(text: str, expected: str) -> Non
     [
         "6502530000",
         "hotel 6502530000",
+        "call_6502530000",
         '{"phone":null,"id":6502530000}',
         "order #650-253-0000",
         "A650-253-0000",
@@ -129,7 +135,15 @@ def test_an_amount_with_decimals_is_no_number_of_a_region_without_area_codes() -
     assert redacted("912 345 678,50 or 912 345 678", "ES") == "912 345 678,50 or [PHONE_1]"
 
 
-@pytest.mark.parametrize("text", ["call 650-253-0000 or (030) 90 18 20", '{"phone": "6502530000"}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "call 650-253-0000 or (030) 90 18 20",
+        '{"phone": "6502530000"}',
+        r"t\u00e9l: 6502530000",
+        '"phone": "\u200b(603-18-2943) / ',
+    ],
+)
 def test_a_number_split_anywhere_is_what_the_whole_is(text: str) -> None:
     for first in range(len(text) + 1):
         for second in range(first, len(text) + 1):
