@@ -1,7 +1,9 @@
 """Watch the suite's memory under a steady mixed load: `python -m bench.soak [--minutes 30]`.
 
 Whole answers, streams, streams that their client leaves, wrong keys, unknown models and prompts
-with personal data, so many a second, through Envoy with everything on. Exits with 1 when the last
+with personal data, so many a second, through Envoy with everything on. Before that, whole answers
+as fast as they come, until what is bounded is full: the audit service remembers the newest 100,000
+records of each service, of which a request makes two (20 MB). Exits with 1 when the last
 sixth of the time holds a twentieth more memory than the second sixth, or when an answer is not the
 one to expect.
 """
@@ -21,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench import machine
-from bench.subject import PROMPT, STREAM, UNARY, Subject, weaver
+from bench.subject import PROMPT, STREAM, UNARY, Subject, measure, weaver
 from bench.suite import suite
 
 GROWTH = 1.05
@@ -29,6 +31,7 @@ GROWTH = 1.05
 
 _EVERY_S = 10.0
 _CLIENTS = 32
+_WARM_S = 10.0
 _PERSONAL = "Write to jo.doe@example.org or call +1 202 555 0136 about 4111 1111 1111 1111. "
 _KINDS = {"whole": 60, "stream": 24, "left": 6, "personal": 6, "wrong key": 2, "no model": 2}
 """What is sent, and how much of it in a hundred."""
@@ -84,6 +87,14 @@ async def _load(
             await asyncio.sleep(1 / rate)
 
 
+def _warm(subject: Subject, requests: int, console: Console) -> None:
+    """Fill what is bounded."""
+    sent = 0.0
+    while sent < requests:
+        sent += _WARM_S * measure(subject, UNARY, _CLIENTS, _WARM_S).requests_per_second
+        console.print(f"before: {sent:,.0f} of {requests:,} requests")
+
+
 async def _watch(
     subject: Subject, rate: float, seconds: float, console: Console
 ) -> tuple[list[dict[str, float]], collections.Counter[tuple[str, str]]]:
@@ -106,10 +117,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.soak", description=__doc__)
     parser.add_argument("--minutes", type=float, default=30.0, help="how long (30)")
     parser.add_argument("--rate", type=float, default=60.0, help="requests a second (60)")
+    parser.add_argument("--warm", type=int, default=60_000, help="requests before (60,000)")
     options = parser.parse_args()
     told, console = Console(stderr=True), Console(width=None if sys.stdout.isatty() else 132)
     with suite("up", {}) as running:
         subject = weaver("Weaver", running, dict.fromkeys((UNARY, STREAM), "stub-model"))
+        _warm(subject, options.warm, told)
         watched = _watch(subject, options.rate, 60 * options.minutes, told)
         samples, outcomes = uvloop.run(watched)
     sixth = max(1, len(samples) // 6)
