@@ -7,7 +7,6 @@ template, and docs/design/edge.md says why.
 
 import json
 import re
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from string import Template
@@ -17,6 +16,7 @@ from services.cli import edge_tracing, own_replies
 from services.cli.cors import cors_policy
 from services.cli.own_replies import overwriting
 from services.cli.settings import EdgeSettings, Target
+from services.common.files import replace_file
 from services.common.settings import split_address
 
 PACKAGED = Path(__file__).parent / "envoy_config"
@@ -35,6 +35,7 @@ BUFFER_SLACK = 64 * 1024
 """Room in the buffer beyond the largest body, so that the transcoder's limit is what refuses."""
 
 OURS = ("x-weaver-", "x-envoy-")
+_READABLE = 0o644
 TURNED_AWAY = "weaver.turned_away_percent"
 """The runtime key of how many in a hundred requests are refused at the door."""
 
@@ -114,11 +115,15 @@ def render(settings: EdgeSettings, target: Target, directory: Path) -> dict[str,
 
 
 def write(files: Mapping[str, str], directory: Path) -> Path:
-    """Write the files of a configuration, the descriptor set too; return the main one's path."""
+    """Write the files of a configuration, the descriptor set too; return the main one's path.
+
+    Each is there whole or not at all, and the main one last: an Envoy that starts meanwhile fails
+    and is started again, instead of taking half of it for good.
+    """
     directory.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(descriptor_set(), directory / DESCRIPTOR_SET)
-    for name, text in files.items():
-        (directory / name).write_text(text)
+    replace_file(directory / DESCRIPTOR_SET, descriptor_set().read_bytes(), _READABLE)
+    for name in sorted(files, key=CONFIGURATION.__eq__):
+        replace_file(directory / name, files[name].encode(), _READABLE)
     return directory / CONFIGURATION
 
 
