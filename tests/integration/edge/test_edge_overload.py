@@ -106,6 +106,23 @@ async def test_a_thousand_slow_connections_leave_others_alone(edge: Edge) -> Non
                 await writer.wait_closed()
 
 
+async def test_bodies_on_their_way_take_no_place_at_a_gateway(
+    another_edge: Callable[..., Edge],
+) -> None:
+    edge = another_edge(max_requests=2)
+    async with contextlib.AsyncExitStack() as stack:
+        for _ in range(8):
+            _, writer = await asyncio.open_connection(
+                "127.0.0.1", edge.port, ssl=edge.trust, server_hostname="localhost"
+            )
+            stack.callback(writer.close)
+            writer.write(POST)
+            await writer.drain()
+        await asyncio.sleep(0.2)
+        async with edge.client() as client:
+            assert (await client.get("/health", timeout=2)).status_code == 200
+
+
 async def test_a_body_that_never_ends_is_given_up(another_edge: Callable[..., Edge]) -> None:
     edge = another_edge(upload_timeout_s=0.5)
     reader, writer = await asyncio.open_connection(
