@@ -7,6 +7,7 @@ from their wheels.
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -26,6 +27,8 @@ STARTED = (
 )
 PROJECT = "weavertrial"
 PORT = 18463
+KEPT = ROOT / "build" / "deploy-logs"
+TAIL_LINES = "20000"
 CONFIGURATION = """[containers]
 default_ulimits = ["nofile=1024:1024", "nproc=1024:1024"]
 [engine]
@@ -142,6 +145,22 @@ class Engine:
         """Return the last of what a container wrote."""
         result = self.run("podman", "logs", "--tail", "20", name, check=False)
         return result.stdout + result.stderr
+
+    def keep_logs(self, of: str) -> Path:
+        """Write what the containers wrote to files of their own, and return the folder.
+
+        Teardown removes the containers with their logs, and why a call failed is said nowhere else.
+
+        Args:
+            of: what failed; names the folder.
+        """
+        folder = KEPT / re.sub(r"\W+", "-", of).strip("-")
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        for name in self.names():
+            kept = self.run("podman", "logs", "--tail", TAIL_LINES, name, check=False)
+            (folder / f"{name}.log").write_text(kept.stdout + kept.stderr)
+        return folder
 
     def _base(self) -> None:
         """Have the base image: from its registry, or made of Debian under its name."""

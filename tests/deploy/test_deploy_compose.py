@@ -42,12 +42,17 @@ def engine() -> Iterator[Engine]:
     key.write_text("sk-trial\n")
     os.chown(key, 10001, 10001)
     engine.variables = variables()
-    engine.up()
     try:
+        engine.up()
         for name in engine.names():
             if "envoy-config" not in name and "provider" not in name:
                 engine.until_healthy(name)
         until_well()
+    except BaseException:
+        sys.stderr.write(f"The containers' logs are in {engine.keep_logs('start')}\n")
+        engine.down()
+        raise
+    try:
         yield engine
     finally:
         engine.down()
