@@ -12,6 +12,7 @@ from google.protobuf import descriptor_pb2
 
 from services.cli import edge
 from services.cli.settings import EdgeSettings, Target
+from services.common.files import replace_file
 from services.common.settings import SettingsError
 
 PUBLIC_SERVICES = {"GatewayService", "AuditReaderService", "AuditAdminService", "AdminService"}
@@ -168,3 +169,27 @@ def test_files_are_written_where_the_configuration_looks_for_them(tmp_path: Path
     main = edge.write(files, tmp_path)
     named = set(re.findall(rf'"{re.escape(str(tmp_path))}/([^"]+)"', main.read_text()))
     assert named == {path.name for path in tmp_path.iterdir()} - {"envoy.yaml"}
+
+
+def test_a_write_that_breaks_off_leaves_the_configuration_that_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Promise: an Envoy that starts while files are written never takes half a configuration."""
+    main = edge.write(rendered(), tmp_path)
+    before = main.read_text()
+    written: list[str] = []
+
+    def full(path: Path, data: bytes, mode: int) -> None:
+        if path == main:
+            raise OSError(28, "No space left on device")
+        written.append(path.name)
+        replace_file(path, data, mode)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("services.cli.edge.replace_file", full)
+        with pytest.raises(OSError, match="space"):
+            edge.write(rendered(max_requests=7), tmp_path)
+    assert main.read_text() == before
+    assert written == [edge.DESCRIPTOR_SET, *sorted(set(rendered()) - {main.name})]
+    edge.write(rendered(max_requests=7), tmp_path)
+    assert main.read_text() == rendered(max_requests=7)[main.name] != before
