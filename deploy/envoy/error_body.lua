@@ -117,6 +117,11 @@ function envoy_on_response(reply)
         local known = reply:streamInfo():dynamicMetadata():get("weaver")
         if known ~= nil and known["head"] then leave_out_body(reply) end
       end
+      -- Over HTTP/2 gRPC's end would stand behind the body. The answer itself does not wait for this.
+      local trailers = reply:trailers()
+      if trailers ~= nil then
+        for _, name in ipairs(OF_SUCCESS) do trailers:remove(name) end
+      end
     end
     return
   end

@@ -1,6 +1,7 @@
 """What of a request reaches the gateway, and what does not."""
 
 import asyncio
+import contextlib
 import json
 import re
 from typing import Any, cast
@@ -9,8 +10,11 @@ import grpc
 import httpx
 import pytest
 from google.api.httpbody_pb2 import HttpBody
+from hpack import Decoder
+from hyperframe.frame import HeadersFrame
 
 from tests.integration.edge.conftest import Edge, ScriptedGateway
+from tests.integration.edge.frames import GET, Connection
 from weaver.gateway.v1 import gateway_service_pb2 as messages
 from weaver.gateway.v1 import gateway_service_pb2_grpc as gateway_grpc
 
@@ -244,6 +248,34 @@ async def test_initial_metadata_become_response_headers(
     assert response.headers["ratelimit"] == '"default";r=9;t=1'
     assert response.headers["content-type"] == "application/json"
     assert response.json() == {"a": 1}
+
+
+@pytest.mark.parametrize("ends_with", [(), (("x-weaver-record", "a/b 7"),)])
+async def test_nothing_of_grpc_stands_behind_a_body_over_h2(
+    edge: Edge, gateway: ScriptedGateway, ends_with: tuple[tuple[str, str], ...]
+) -> None:
+    async def answer(_: object, context: grpc.aio.ServicerContext) -> HttpBody:  # type: ignore[type-arg]
+        context.set_trailing_metadata(ends_with)
+        return HttpBody(content_type="application/json", data=b"{}")
+
+    gateway.scripts["ListModels"] = answer
+    head = (*GET[:3], (":path", "/v1/models"))
+
+    def blocks() -> list[dict[bytes, bytes]]:
+        seen, decoder = [], Decoder()
+        with contextlib.closing(Connection(edge)) as h2:
+            h2.send(h2.headers(1, head))
+            for frame in h2.frames():
+                if isinstance(frame, HeadersFrame):
+                    seen.append(dict(decoder.decode(bytes(frame.data), raw=True)))
+                if frame.stream_id == 1 and "END_STREAM" in frame.flags:
+                    break
+        return seen
+
+    first, *trailers = await asyncio.to_thread(blocks)
+    assert first[b":status"] == b"200"
+    expected = [{key.encode(): value.encode() for key, value in ends_with}] if ends_with else []
+    assert trailers == expected
 
 
 async def test_no_header_tells_of_the_proxy(
