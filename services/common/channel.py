@@ -19,13 +19,8 @@ import grpc
 from services.common import certificates, telemetry, tls
 from services.common.discovery import Discovery, named
 from services.common.errors import DeadlineExceeded, Unavailable, WeaverError
-from services.common.renewing_channel import (
-    PATIENCE_S,
-    PAUSE_S,
-    Metadata,
-    Outage,
-    RenewingChannel,
-)
+from services.common.outage import PATIENCE_S, PAUSE_S, Outage
+from services.common.renewing_channel import Metadata, RenewingChannel
 from services.common.settings import CommonSettings
 from services.common.status import code_name, from_rpc_error
 
@@ -118,12 +113,17 @@ def open_channel(
     discovery = None if name is None else Discovery(*name)
     if not settings.mtls_enabled:
         return RenewingChannel(
-            lambda: grpc.aio.insecure_channel(address, options), None, own, discovery
+            lambda target: grpc.aio.insecure_channel(target or address, options),
+            None,
+            own,
+            discovery,
         )
     certificates.ensure(settings)
     files = tls.CertificateFiles(settings.tls_path, own)
     return RenewingChannel(
-        lambda: grpc.aio.secure_channel(address, tls.channel_credentials(files.material), options),
+        lambda target: grpc.aio.secure_channel(
+            target or address, tls.channel_credentials(files.material), options
+        ),
         files,
         own,
         discovery,
@@ -172,10 +172,14 @@ async def call(
         return await _spanned(begun, method, request, timeout_s, metadata, patience_s)
     sent = asyncio.get_running_loop().time()
     end = sent + timeout_s + patience_s
+    outage: Outage | None = getattr(method, "outage", None)
     try:
         while True:
             try:
-                return await method(request, timeout=timeout_s, metadata=metadata)
+                response = await method(request, timeout=timeout_s, metadata=metadata)
+                if outage is not None and outage.lasts:
+                    outage.succeeded(sent)
+                return response  # noqa: TRY300 - an `else` would not see what the loop repeats
             except grpc.aio.AioRpcError as error:
                 if not await _may_go_again(method, error, sent, end, patient=patience_s > 0):
                     raise _translated(error) from error
@@ -274,6 +278,7 @@ async def stream(  # noqa: C901, PLR0912 - flat, since each chunk of each answer
     responses: Any = None
     sent = asyncio.get_running_loop().time()
     end, answered = sent + (timeout_s or PATIENCE_S), False
+    outage: Outage | None = getattr(method, "outage", None)
     try:
         while True:
             if begun is None:
@@ -293,6 +298,8 @@ async def stream(  # noqa: C901, PLR0912 - flat, since each chunk of each answer
                     code = error.code().name
                     raise _translated(error) from error
             else:
+                if outage is not None and outage.lasts:
+                    outage.succeeded(sent)
                 return
             sent = asyncio.get_running_loop().time()
             if timeout_s is not None:

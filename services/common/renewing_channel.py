@@ -2,8 +2,8 @@
 
 gRPC fixes a channel's certificate when it is made. So when the files change, new calls go over a
 new channel, and the old one ends when the last call on it does. So it is when the neighbour's name
-has got an address, once the new channel is connected. Each call carries on the request id
-and the trace of the call that makes it.
+has got other addresses, once the new channel, which has just these, is connected. Each call carries
+on the request id and the trace of the call that makes it.
 """
 
 import asyncio
@@ -16,6 +16,7 @@ import structlog
 from services.common import logs, telemetry
 from services.common.discovery import Discovery
 from services.common.identifiers import hex64
+from services.common.outage import Outage
 from services.common.peer import INSECURE_HEADER
 from services.common.tls import CertificateFiles
 
@@ -25,63 +26,27 @@ LOOK_S = 5.0
 """How often the files are looked at, while calls are made."""
 RETIRE_S = 600.0
 """How long calls on an old channel may go on."""
-PATIENCE_S = 5.0
-"""For how long calls wait for a neighbour that was just lost: until another is found."""
-PAUSE_S = 0.05
-_OVER_S = 10.0
-_IN_BETWEEN = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.UNKNOWN)
+READY_S = 5.0
+"""How long a channel to new addresses may take to connect."""
+_LOST = (grpc.ChannelConnectivity.TRANSIENT_FAILURE, grpc.ChannelConnectivity.CONNECTING)
 
 _log = structlog.get_logger()
 
 
-class Outage:
-    """Tells calls that could not be sent whether to wait: for a neighbour just lost, not for long.
-
-    While one replica leaves, its callers may not have found the next one yet. What was never sent
-    can be sent again. When that goes on, everybody is refused at once.
-
-    Args:
-        connected: whether there is a connection for calls.
-    """
-
-    def __init__(self, connected: Callable[[], bool]) -> None:
-        """Start without one."""
-        self._since = self._last = self._tell_at = float("-inf")
-        self.connected = connected
-
-    def passes(self, now: float) -> bool:
-        """Take note that a call could not be sent, and return whether to try again soon."""
-        if now - self._last > _OVER_S:
-            self._since = now
-        self._last = now
-        return now - self._since < PATIENCE_S
-
-    def tell(self, now: float, error: grpc.aio.AioRpcError) -> None:
-        """Log what gRPC says of a call that failed in between, once a second at most.
-
-        Its caller only learns that the neighbour cannot be reached.
-        """
-        # What the neighbour itself says comes with details, and is told by whoever handles it.
-        if error.trailing_metadata() or error.code() not in _IN_BETWEEN or now < self._tell_at:
-            return
-        self._tell_at = now + 1
-        said = (error.details() or "")[:300]
-        _log.warning("neighbour_call_failed", code=error.code().name, said=said)
-
-
 class RenewingChannel(grpc.aio.Channel):
-    """A channel that is made anew when its certificate files change.
+    """A channel that is made anew when its certificate files or its addresses change.
 
     Args:
-        connect: makes a channel from the files as they are.
+        connect: makes a channel from the files as they are, to what gRPC calls some addresses, or
+            to the neighbour's name.
         files: what to follow; None without TLS.
         own: our name, which goes into metadata where no certificate says it.
-        discovery: tells when the neighbour has a new address; None where it has one for good.
+        discovery: tells the neighbour's addresses; None where it has one for good.
     """
 
     def __init__(
         self,
-        connect: Callable[[], grpc.aio.Channel],
+        connect: Callable[[str | None], grpc.aio.Channel],
         files: CertificateFiles | None,
         own: str,
         discovery: Discovery | None = None,
@@ -90,7 +55,8 @@ class RenewingChannel(grpc.aio.Channel):
         self._connect = connect
         self._files = files
         self._own = () if files else ((INSECURE_HEADER, own),)
-        self._channel = connect()
+        self._target: str | None = None
+        self._channel = connect(None)
         self._generation = 0
         self._loop = asyncio.get_running_loop()
         self._look_at = self._loop.time() + LOOK_S
@@ -98,7 +64,10 @@ class RenewingChannel(grpc.aio.Channel):
         self._following = (
             None if discovery is None else self._loop.create_task(self._follow(discovery))
         )
-        self.outage = Outage(lambda: self.get_state() is grpc.ChannelConnectivity.READY)
+        self.outage = Outage(
+            lambda: self.get_state() is grpc.ChannelConnectivity.READY,
+            (lambda _: False) if discovery is None else discovery.silent,
+        )
 
     def unary_unary(
         self,
@@ -200,24 +169,32 @@ class RenewingChannel(grpc.aio.Channel):
         if self._files is not None and self._loop.time() >= self._look_at:
             self._look_at = self._loop.time() + LOOK_S
             if self._files.renewed():
-                self._replace(self._connect())
+                self._replace(self._connect(self._target))
         return self._generation
 
     async def _follow(self, discovery: Discovery) -> None:
-        """Take a new channel whenever there is a new address, and only one that is connected."""
+        """Take a new channel whenever there are other addresses, and only one that is connected.
+
+        One that is not is tried again, for as long as the addresses are others.
+        """
         while True:
-            await discovery.until_new()
-            channel = self._connect()
+            found = await discovery.until_other(lambda: self.get_state() in _LOST)
+            target = discovery.target(found)
+            channel = self._connect(target)
             try:
-                async with asyncio.timeout(PATIENCE_S):
+                async with asyncio.timeout(READY_S):
                     await channel.channel_ready()
             except TimeoutError:
+                _log.warning("neighbour_not_reached", addresses=sorted(found))
                 await channel.close()
             except BaseException:
                 await channel.close()
                 raise
             else:
+                self._target = target
                 self._replace(channel)
+                discovery.take(found)
+                _log.info("neighbour_found", addresses=sorted(found))
 
     def _replace(self, channel: grpc.aio.Channel) -> None:
         """Let new calls go over a channel, and those under way end on the one before."""

@@ -7,7 +7,6 @@ import ssl
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +14,8 @@ import grpc
 import pytest
 from cryptography import x509
 
-from services.common import certificates, discovery, renewing_channel
-from services.common import channel as channel_module
+from services.common import certificates, outage, renewing_channel
 from services.common.channel import call, open_channel, service_config
-from services.common.discovery import Discovery
 from services.common.errors import DeadlineExceeded, Unavailable, WeaverError
 from services.common.server import Listener, ServerHandle, start_server
 from services.common.settings import CommonSettings
@@ -345,39 +342,10 @@ async def test_a_name_is_found_where_a_name_server_says_nothing_at_first(
         await call(stub.Peek, REQUEST, timeout_s=10)
 
 
-async def test_a_new_replica_gets_calls_before_an_old_one_leaves(
-    settings: CommonSettings, stack: AsyncExitStack, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(discovery, "LOOK_S", 0.01)
-    counted = [CountedLimits(pause_s=0.5), CountedLimits()]
-    first, second = [await serve(settings, stack, one, "127.0.0.1:0") for one in counted]
-    addresses = [first.addresses[0]]
-
-    async def resolve(host: str, port: int) -> list[str]:
-        return list(addresses)
-
-    monkeypatch.setattr(channel_module, "named", lambda _: ("limiter", 1))
-    monkeypatch.setattr(channel_module, "Discovery", partial(Discovery, resolve=resolve))
-    opened, stub = connect(settings, stack, f"ipv4:{addresses[0]}")
-    await call(stub.Peek, REQUEST, timeout_s=5)
-    under_way = asyncio.create_task(call(stub.Peek, REQUEST, timeout_s=5))
-    monkeypatch.setattr(opened, "_connect", lambda: open_both(settings, first, second))
-    addresses.append(second.addresses[0])
-    async with asyncio.timeout(5):
-        while not counted[1].calls:
-            await call(stub.Peek, REQUEST, timeout_s=5)
-    await under_way
-
-
-def open_both(settings: CommonSettings, *handles: ServerHandle) -> grpc.aio.Channel:
-    address = "ipv4:" + ",".join(handle.addresses[0] for handle in handles)
-    return open_channel(address, settings, own="gateway", peer="ratelimit")
-
-
 async def test_a_neighbour_that_stays_away_is_waited_for_once_and_then_refuses_at_once(
     settings: CommonSettings, stack: AsyncExitStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(renewing_channel, "PATIENCE_S", 0.3)
+    monkeypatch.setattr(outage, "PATIENCE_S", 0.3)
     _, stub = connect(settings, stack, "127.0.0.1:1")
     start = time.monotonic()
     with pytest.raises(Unavailable):
@@ -387,3 +355,20 @@ async def test_a_neighbour_that_stays_away_is_waited_for_once_and_then_refuses_a
     with pytest.raises(Unavailable):
         await call(stub.Peek, REQUEST, timeout_s=5)
     assert time.monotonic() - start < 0.2
+
+
+async def test_a_neighbour_that_is_lost_again_soon_is_waited_for_again(
+    settings: CommonSettings, stack: AsyncExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when replicas are replaced one after the other, each in a few seconds."""
+    monkeypatch.setattr(outage, "PATIENCE_S", 1.0)
+    limits = ScriptedLimits()
+    handle = await serve(settings, stack, limits, "127.0.0.1:0")
+    _, stub = connect(settings, stack, handle.addresses[0])
+    await call(stub.Peek, REQUEST, timeout_s=5)
+    for _ in range(4):
+        await handle.drain(0)
+        waiting = asyncio.create_task(call(stub.Peek, REQUEST, timeout_s=5))
+        await asyncio.sleep(0.2)
+        handle = await serve(settings, stack, limits, handle.addresses[0])
+        await waiting
