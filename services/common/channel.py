@@ -19,7 +19,7 @@ import grpc
 from services.common import certificates, telemetry, tls
 from services.common.discovery import Discovery, named
 from services.common.errors import DeadlineExceeded, Unavailable, WeaverError
-from services.common.outage import PATIENCE_S, PAUSE_S, Outage
+from services.common.outage import LONGEST_S, PATIENCE_S, PAUSE_S, Outage
 from services.common.renewing_channel import Metadata, RenewingChannel
 from services.common.settings import CommonSettings
 from services.common.status import code_name, from_rpc_error
@@ -277,7 +277,7 @@ async def stream(  # noqa: C901, PLR0912 - flat, since each chunk of each answer
     begun, code = telemetry.start_client_span(getattr(method, "path", "")), "OK"
     responses: Any = None
     sent = asyncio.get_running_loop().time()
-    end, answered = sent + (timeout_s or PATIENCE_S), False
+    end, answered = sent + (timeout_s or LONGEST_S + PATIENCE_S), False
     outage: Outage | None = getattr(method, "outage", None)
     try:
         while True:

@@ -2,18 +2,20 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 
 from services.common import channel as channel_module
 from services.common import discovery, outage, renewing_channel
-from services.common.channel import call, open_channel
+from services.common.channel import call, open_channel, stream
 from services.common.discovery import Discovery
+from services.common.errors import Unavailable
 from services.common.server import Listener, ServerHandle, start_server
 from services.common.settings import CommonSettings
 from tests.fakes.limits import ScriptedLimits, component
@@ -153,3 +155,30 @@ async def test_calls_wait_while_no_name_server_says_where_the_others_are(
     replicas.answering.set()
     await asyncio.gather(*waiting)
     assert replicas.calls[SECOND] == len(waiting)
+
+
+class Lost:
+    """A method of a neighbour that cannot be reached for a while."""
+
+    def __init__(self, waiting: outage.Outage, for_s: float) -> None:
+        self.outage = waiting
+        self._until = time.monotonic() + for_s
+
+    async def __call__(self, *_: object, **options: object) -> AsyncGenerator[str, None]:
+        if time.monotonic() < self._until:
+            nothing = grpc.aio.Metadata()
+            said = "connections to all backends failing; last error: UNKNOWN"
+            raise grpc.aio.AioRpcError(grpc.StatusCode.UNAVAILABLE, nothing, nothing, said)
+        yield "answer"
+
+
+async def test_streams_without_a_deadline_wait_for_silent_name_servers_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for module in (outage, channel_module):
+        monkeypatch.setattr(module, "PATIENCE_S", 0.2)
+    silent = Lost(outage.Outage(lambda: False, lambda _: True), 0.6)
+    assert [step async for step in stream(silent, REQUEST)] == ["answer"]
+    answering = Lost(outage.Outage(lambda: False), 0.6)
+    with pytest.raises(Unavailable):
+        await anext(stream(answering, REQUEST))
