@@ -88,14 +88,13 @@ async def test_allow_goes_on_and_the_log_says_what_it_missed(start_suite: Any, f
             assert health["policies"]["audit_on_failure"] == "allow"
             reading = await asyncio.gather(attributes(suite, "intent"), return_exceptions=True)
             assert isinstance(reading[0], BaseException)
+            assert await metric(suite, "audit_unrecorded_requests_total") == len(answers)
     assert [answer.status_code for answer, _ in answers] == [200] * len(answers)
     assert b"[DONE]" in answers[1][0].content
     await whole(suite, 15.0)
     without = sum("x-weaver-record" not in answer.headers for answer, _ in answers[::2])
     unrecorded = await metric(suite, "audit_unrecorded_requests_total")
     assert unrecorded >= without
-    if fault == "paused":
-        assert unrecorded == len(answers)
     said = [
         int(found["unrecorded_requests"])
         for found in await attributes(suite, "degraded_left")
