@@ -6,19 +6,19 @@ first messages are made before the clock runs.
 
 import asyncio
 import hashlib
+import ssl
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import uvloop
 
-from services.common.channel import open_channel
-from services.common.settings import CommonSettings
+from bench.grpc_client import Connection, connect
 from weaver.audit.v1 import audit_service_pb2 as pb
-from weaver.audit.v1 import audit_service_pb2_grpc, record_pb2
+from weaver.audit.v1 import record_pb2
 
+METHOD = "/weaver.audit.v1.AuditService/"
 RECEIPT_EVERY_S = 0.1
 _TIMEOUT_S = 30.0
 _AHEAD = 64
@@ -65,14 +65,7 @@ def run(load: Load) -> Result:
 
 
 async def _run(load: Load) -> Result:
-    settings = CommonSettings(state_dir=load.state)
-    channels = [
-        open_channel(load.address, settings, own="gateway", peer="audit")
-        for _ in range(load.clients)
-    ]
-    stubs: list[Any] = [audit_service_pb2_grpc.AuditServiceStub(channel) for channel in channels]
-    for stub in stubs:
-        await stub.GetCheckpoint(pb.GetCheckpointRequest(), timeout=_TIMEOUT_S)
+    connections = [await _connect(load) for _ in range(load.clients)]
     result = Result()
     share = load.records // load.clients
     makers = [_messages(f"gateway-{number}", load.batch) for number in range(load.clients)]
@@ -81,53 +74,71 @@ async def _run(load: Load) -> Result:
     await asyncio.gather(
         *(
             # Each receipt asks for a checkpoint of its own, so one client's are enough.
-            _client(load, stub, make, share, end, result, receipts=load.receipts and number == 0)
-            for number, (stub, make) in enumerate(zip(stubs, makers, strict=True))
+            _client(
+                load, connection, make, share, end, result, receipts=load.receipts and not number
+            )
+            for number, (connection, make) in enumerate(zip(connections, makers, strict=True))
         )
     )
     result.seconds = time.perf_counter() - started
-    for channel in channels:
-        await channel.close()
+    for connection in connections:
+        connection.close()
     return result
+
+
+async def _connect(load: Load) -> Connection:
+    """Return a connection that shows the gateway's certificate and has been used."""
+    files = load.state / "tls"
+    context = ssl.create_default_context(cafile=str(files / "ca.pem"))
+    context.load_cert_chain(files / "gateway.pem", files / "gateway-key.pem")
+    connection = await connect(load.address, context, "audit")
+    ask = pb.GetCheckpointRequest().SerializeToString()
+    async with asyncio.timeout(_TIMEOUT_S):
+        await connection.call(connection.head(METHOD + "GetCheckpoint"), ask)
+    return connection
 
 
 async def _client(  # noqa: PLR0913, PLR0917 - what one client works with
     load: Load,
-    stub: Any,  # noqa: ANN401 - gRPC's stubs have no types here
-    make: Callable[[], pb.AppendRecordsRequest],
+    connection: Connection,
+    make: Callable[[], bytes],
     share: int,
     end: float,
     result: Result,
     *,
     receipts: bool,
 ) -> None:
+    append, receipt = (
+        connection.head(METHOD + name, {"grpc-timeout": f"{_TIMEOUT_S:.0f}S"})
+        for name in ("AppendRecords", "GetReceipt")
+    )
     sent = 0
     asked = time.perf_counter()
     ready = [make() for _ in range(_AHEAD)]
     while time.perf_counter() < end and (not share or sent < share):
         request = ready.pop() if ready else make()
         start = time.perf_counter()
-        response = await stub.AppendRecords(request, timeout=_TIMEOUT_S)
+        answer = await connection.call(append, request)
         now = time.perf_counter()
         result.acknowledged.append(now - start)
         result.records += load.batch
         sent += load.batch
         if receipts and now - asked > RECEIPT_EVERY_S:
-            index = response.indexes[-1]
-            await stub.GetReceipt(pb.GetReceiptRequest(index=index), timeout=_TIMEOUT_S)
+            index = pb.AppendRecordsResponse.FromString(answer).indexes[-1]
+            await connection.call(receipt, pb.GetReceiptRequest(index=index).SerializeToString())
             asked = time.perf_counter()
             result.receipts.append(asked - start)
         if load.pause_s:
             await asyncio.sleep(load.pause_s)
 
 
-def _messages(instance: str, batch: int) -> Callable[[], pb.AppendRecordsRequest]:
+def _messages(instance: str, batch: int) -> Callable[[], bytes]:
     """Return what makes the next batch of an instance."""
     epoch = time.time_ns() // 1_000_000
     sequence = 0
     template = _template()
 
-    def make() -> pb.AppendRecordsRequest:
+    def make() -> bytes:
         nonlocal sequence
         request = pb.AppendRecordsRequest()
         for _ in range(batch):
@@ -138,7 +149,7 @@ def _messages(instance: str, batch: int) -> Callable[[], pb.AppendRecordsRequest
             message.id.epoch = epoch
             message.id.sequence = sequence
             message.request_id = f"{instance}-{sequence}"
-        return request
+        return request.SerializeToString()
 
     return make
 
