@@ -35,7 +35,7 @@ IDEMPOTENT = tuple(
 )
 RESERVATION_BYTES = 16
 SETTLE_WITHIN_S = 0.02
-GATHERING_S = 0.002
+GATHERING_S = 0.004
 TIME_TO_LIVE_S: Final = 60.0
 """How long a reservation lives where nobody says; the limiter's own default."""
 RESTART_S: Final = 5.0
@@ -84,7 +84,7 @@ class LimitClient:
         self._say_time_to_live = time_to_live_s != TIME_TO_LIVE_S
         self._reserve: Batcher[pb.ReserveRequest, Admission] = self.batcher(
             self._send_reserve,
-            gathering=Gathering(company or Company(), share=4, longest_s=GATHERING_S),
+            gathering=Gathering(company or Company(), share=2, longest_s=GATHERING_S),
         )
         # Nobody waits for a settlement: it rides with the next reservation, or leaves soon.
         self._settle: Batcher[pb.SettleRequest, None] = self.batcher(

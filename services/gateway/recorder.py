@@ -34,7 +34,7 @@ from services.gateway.ports import AuditLog
 MAX_BATCH = 256
 FIRST_PAUSE_S = 0.02
 LONGEST_PAUSE_S = 0.5
-GATHERING_S = 0.003
+GATHERING_S = 0.006
 # What the log says of an event itself; everything else is the log's own trouble, which passes.
 FINAL = (InvalidArgument, AlreadyExists, PermissionDenied)
 
