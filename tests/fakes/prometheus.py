@@ -54,10 +54,15 @@ class Prometheus:
     def has_fired(self, alert: str) -> bool:
         """Say whether an alert fired within the last minutes."""
         query = f'count_over_time(ALERTS{{alertname="{alert}",alertstate="firing"}}[5m])'
+        return bool(self._ask(query))
+
+    def _ask(self, query: str) -> list[Any]:
+        """Return what a query finds now."""
         words = urllib.parse.urlencode({"query": query})
         place = f"http://127.0.0.1:{self.port}/api/v1/query?{words}"
         with urllib.request.urlopen(place, timeout=5) as reply:
-            return bool(json.load(reply)["data"]["result"])
+            found: list[Any] = json.load(reply)["data"]["result"]
+        return found
 
     def wait_for(self, alert: str, *, firing: bool = True) -> None:
         """Wait until an alert fires, or no more."""
@@ -98,6 +103,11 @@ class Prometheus:
         with (self._directory / "log").open("wb") as log:
             self._process = subprocess.Popen([program, *arguments], stdout=log, stderr=log)
         self.wait_for("Watchdog")
+        # It first looks at its targets up to five seconds later; a short outage would be over.
+        end = time.monotonic() + PATIENCE_S
+        while len(self._ask("up")) < len(self._targets):
+            assert time.monotonic() < end, "not every target was looked at"
+            time.sleep(0.1)
         return self
 
     def __exit__(
