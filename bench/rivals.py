@@ -24,6 +24,10 @@ from bench.suite import ROOT, free_ports
 HOME = ROOT / "build" / "rivals"
 LITELLM = "1.106.0"
 PORTKEY = "1.15.2"
+# With the newest one that npm finds for it, Portkey answers 500 to every stream: it adds to headers
+# that are immutable then.
+_NODE_SERVER = "1.14.0"
+_PORTKEY_HOME = HOME / f"portkey-{PORTKEY}-{_NODE_SERVER}"
 _MODELS = {UNARY: "bench", STREAM: "bench-stream", PACED: "bench-paced"}
 _PATIENCE_S = 120.0
 
@@ -43,11 +47,12 @@ def install() -> None:
         python = str(litellm / "bin" / "python")
         _run([python, "-m", "pip", "install", "-q", f"litellm[proxy]=={LITELLM}"])
         (litellm / "done").touch()
-    portkey = HOME / f"portkey-{PORTKEY}"
+    portkey = _PORTKEY_HOME
     if not (portkey / "done").exists():
         print(f"installing Portkey {PORTKEY} into {portkey.relative_to(ROOT)} ...", flush=True)
         portkey.mkdir(parents=True, exist_ok=True)
-        (portkey / "package.json").write_text('{"private": true}')
+        package = {"private": True, "overrides": {"@hono/node-server": _NODE_SERVER}}
+        (portkey / "package.json").write_text(json.dumps(package))
         _run(["npm", "install", "--silent", f"@portkey-ai/gateway@{PORTKEY}"], portkey)
         (portkey / "done").touch()
 
@@ -103,7 +108,7 @@ def portkey(upstreams: Mapping[str, str]) -> Iterator[Subject]:
         upstreams: the provider's base URL for each mode.
     """
     (port,) = free_ports(1)
-    folder = HOME / f"portkey-{PORTKEY}" / "node_modules" / "@portkey-ai" / "gateway"
+    folder = _PORTKEY_HOME / "node_modules" / "@portkey-ai" / "gateway"
     command = ["node", "build/start-server.js", f"--port={port}", "--headless"]
     environment = {**os.environ, "TRUSTED_CUSTOM_HOSTS": "127.0.0.1,localhost"}
     with _running(command, environment, folder) as (process, began):
